@@ -1,0 +1,1 @@
+"""Continuous batching of token sequences; knows nothing of text, voices or sound."""

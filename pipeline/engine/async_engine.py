@@ -1,0 +1,222 @@
+"""The engine on its own thread, awaited from asyncio: submit, cancel, heartbeat, drain.
+
+Also the turn-taker for the stages without a KV cache (fine, codec): their jobs are generators of
+device steps, run round robin on one thread, so that none starves and each can end between steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from pipeline.engine.engine import Engine
+from pipeline.engine.sequence import Sequence
+from pipeline.errors import BarkError, Cancelled, DeadlineExceeded, EngineFailed, Overloaded
+
+_T = TypeVar("_T")
+
+
+class _Work(Protocol):
+    """What a device thread drives: an Engine, or a TurnTaker."""
+
+    @property
+    def has_work(self) -> bool: ...
+    def step(self) -> None: ...
+    def fail_all(self, error: BarkError) -> None: ...
+
+
+class DeviceThread:
+    """One thread that steps one `_Work` while it has any. New work arrives through `post`."""
+
+    def __init__(self, work: _Work, name: str) -> None:
+        self._work = work
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self.is_closing = False
+        self.failure: EngineFailed | None = None
+        self._beat_s = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def heartbeat_age_s(self) -> float:
+        """Seconds since the thread last showed life; small while idle, large when stuck."""
+        return time.monotonic() - self._beat_s
+
+    def post(self, add: Callable[[], None]) -> None:
+        """Run `add` on the thread before its next step.
+
+        Raises:
+            EngineFailed: the engine has failed, or was closed.
+        """
+        with self._wake:
+            if self.failure is not None:
+                raise self.failure
+            if self.is_closing:
+                raise EngineFailed("The engine is closed.")
+            self._inbox.append(add)
+            self._wake.notify()
+
+    def close(self) -> None:
+        """Stop after the step in flight; what has not finished gets EngineFailed."""
+        with self._wake:
+            self.is_closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._inbox or self._work.has_work or self.is_closing):
+                    self._beat_s = time.monotonic()
+                    self._wake.wait(timeout=1.0)
+                arrived, self._inbox = self._inbox, deque()
+                closing = self.is_closing
+            for add in arrived:
+                add()
+            if closing:
+                self._work.fail_all(EngineFailed("The engine was closed before this was done."))
+                return
+            try:
+                self._work.step()
+            except Exception as error:  # the thread's outer edge: a device error ends the engine
+                self._fail(error)
+                return
+            self._beat_s = time.monotonic()
+
+    def _fail(self, error: Exception) -> None:
+        failure = EngineFailed(f"The engine stopped: {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        with self._wake:
+            self.failure = failure
+            arrived, self._inbox = self._inbox, deque()
+        for add in arrived:
+            add()
+        self._work.fail_all(failure)
+
+
+class AsyncEngine:
+    """An `Engine` that many tasks and threads share."""
+
+    def __init__(self, engine: Engine, *, name: str = "engine", max_waiting: int = 1024) -> None:
+        self._engine = engine
+        self._max_waiting = max_waiting
+        self.thread = DeviceThread(engine, name)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._engine.scheduler.waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._engine.scheduler.running)
+
+    async def run(self, sequence: Sequence) -> Sequence:
+        """Submit a sequence and wait for its end. Cancelling the task frees the slot.
+
+        Raises:
+            Overloaded, DeadlineExceeded, Cancelled, EngineFailed.
+        """
+        if self.num_waiting >= self._max_waiting:
+            raise Overloaded("The engine's queue is full; try again later.")
+        self.thread.post(lambda: self._engine.submit(sequence))
+        return await _await(sequence.result, sequence.cancel)
+
+    def close(self) -> None:
+        self.thread.close()
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A run of device steps whose generator returns the result."""
+
+    steps: Generator[None, None, Any]
+    deadline_s: float | None = None
+    result: Future[Any] = field(default_factory=Future)
+    is_cancelled: bool = False
+    device_s: float = 0.0
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class TurnTaker:
+    """Runs jobs round robin, one device step of each in turn."""
+
+    def __init__(self) -> None:
+        self.jobs: deque[Job] = deque()
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.jobs)
+
+    def submit(self, job: Job) -> None:
+        """Queue a job, unless its caller has gone already."""
+        if job.result.set_running_or_notify_cancel():
+            self.jobs.append(job)
+
+    def step(self) -> None:
+        job = self.jobs.popleft()
+        if job.is_cancelled:
+            return self._end(job, Cancelled("The request was cancelled."))
+        if job.deadline_s is not None and time.monotonic() > job.deadline_s:
+            late = DeadlineExceeded("The request's time ran out before it was done.")
+            return self._end(job, late)
+        started = time.monotonic()
+        try:
+            next(job.steps)
+        except StopIteration as end:
+            job.device_s += time.monotonic() - started
+            job.result.set_result(end.value)
+            return None
+        except BarkError as error:
+            return self._end(job, error)
+        except BaseException:
+            self.jobs.append(job)  # `fail_all` tells its caller
+            raise
+        job.device_s += time.monotonic() - started
+        self.jobs.append(job)
+        return None
+
+    def fail_all(self, error: BarkError) -> None:
+        while self.jobs:
+            self._end(self.jobs.popleft(), error)
+
+    def _end(self, job: Job, error: BarkError) -> None:
+        job.steps.close()
+        job.result.set_exception(error)
+
+
+class AsyncTurnTaker:
+    """A `TurnTaker` on its own thread."""
+
+    def __init__(self, *, name: str) -> None:
+        self._turns = TurnTaker()
+        self.thread = DeviceThread(self._turns, name)
+
+    async def run(self, job: Job) -> Any:
+        """Run a job to its end and return its generator's value. Cancelling the task ends it.
+
+        Raises:
+            DeadlineExceeded, Cancelled, EngineFailed, and any BarkError that the job raises.
+        """
+        self.thread.post(lambda: self._turns.submit(job))
+        return await _await(job.result, job.cancel)
+
+    def close(self) -> None:
+        self.thread.close()
+
+
+async def _await(result: Future[_T], cancel: Callable[[], None]) -> _T:
+    """Await a device thread's future; when the awaiting task is cancelled, cancel the work."""
+    try:
+        return await asyncio.wrap_future(result)
+    except asyncio.CancelledError:
+        cancel()
+        raise

@@ -1,0 +1,162 @@
+"""The engine: submit, step, run_until_done. Knows sequences and slots, not what tokens mean.
+
+One `step` is one turn of the scheduler: drop what is cancelled or late, then one prefill, or one
+decode step over every running sequence. Not thread-safe; `async_engine` gives it a thread.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engine.sampler import next_token
+from pipeline.engine.scheduler import Scheduler
+from pipeline.engine.sequence import Prompt, Sequence
+from pipeline.errors import BarkError, Cancelled, DeadlineExceeded
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+
+class Runner(Protocol):
+    """A causal model with a KV cache of `num_slots` rows of `max_positions`; see runner.py.
+
+    `first_id` is the token id of logit 0.
+    """
+
+    num_slots: int
+    max_positions: int
+    first_id: int
+
+    def extend(self, slot: int, start: int, tokens: Int64, added: Int64 | None) -> Float32:
+        """Run tokens [P] at positions start…, keep their KV; return the last one's logits [V]."""
+
+    def decode(self, slots: list[int], positions: list[int], tokens: list[int]) -> Float32:
+        """Run one token for each of B sequences; return logits [B, V]."""
+
+
+class Engine:
+    """Continuous batching over one runner: sequences join and leave at every step."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.scheduler = Scheduler(runner.num_slots)
+        self.steps = 0
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a sequence; its `result` completes with itself, or with a BarkError."""
+        # once marked as running, a Future can no longer be cancelled under the engine's hands
+        if sequence.result.set_running_or_notify_cancel():
+            sequence.submitted_s = time.monotonic()
+            self.scheduler.add(sequence)
+
+    def step(self) -> None:
+        """Do one turn. A runner's exception leaves the engine as it was: see `fail_all`."""
+        step = self.scheduler.schedule(time.monotonic())
+        for sequence in step.cancelled:
+            sequence.result.set_exception(Cancelled("The request was cancelled."))
+        for sequence in step.expired:
+            late = DeadlineExceeded("The request's time ran out before it was done.")
+            sequence.result.set_exception(late)
+        if step.prefill is not None:
+            self._prefill(step.prefill)
+        elif step.decode:
+            self._decode(step.decode)
+        self.steps += 1
+
+    def run_until_done(self) -> None:
+        while self.has_work:
+            self.step()
+
+    def fail_all(self, error: BarkError) -> None:
+        """Give up every sequence, waiting or running, with this error."""
+        for sequence in [*self.scheduler.waiting, *self.scheduler.running.values()]:
+            if sequence.slot is not None:
+                self.scheduler.finish(sequence)
+            sequence.result.set_exception(error)
+        self.scheduler.waiting.clear()
+
+    def _prefill(self, sequence: Sequence) -> None:
+        assert sequence.slot is not None
+        prompt = sequence.prompt
+        reused = _shared_prefix(sequence.cached, prompt)
+        started = time.monotonic()
+        if not sequence.stats.prefills:
+            sequence.stats.queue_s = started - sequence.submitted_s
+        added = None if prompt.added is None else prompt.added[reused:]
+        logits = self.runner.extend(sequence.slot, reused, prompt.tokens[reused:], added)
+        elapsed = time.monotonic() - started
+        stats = sequence.stats
+        stats.prefill_s += elapsed
+        stats.device_s += elapsed
+        stats.prefills += 1
+        stats.reused_positions += reused
+        stats.prefilled_positions += len(prompt.tokens) - reused
+        sequence.cached = prompt.tokens.tolist()
+        self._take_token(sequence, logits)
+
+    def _decode(self, batch: list[Sequence]) -> None:
+        slots = [s.slot for s in batch if s.slot is not None]
+        tokens = [s.pending for s in batch if s.pending is not None]
+        positions = [len(s.cached) for s in batch]
+        started = time.monotonic()
+        logits = self.runner.decode(slots, positions, tokens)  # [B, V]
+        elapsed = time.monotonic() - started
+        for sequence, token, row in zip(batch, tokens, logits, strict=True):
+            stats = sequence.stats
+            stats.decode_s += elapsed
+            stats.device_s += elapsed / len(batch)
+            stats.steps += 1
+            stats.batched_rows += len(batch)
+            sequence.cached.append(token)
+            self._take_token(sequence, row)
+
+    def _take_token(self, sequence: Sequence, logits: Float32) -> None:
+        params, n = sequence.params, len(sequence.tokens)
+        uniform = float(sequence.uniforms[n])
+        token = next_token(logits, self.runner.first_id, params, n, uniform)
+        if token is None:
+            return self._finish(sequence, "stop")
+        sequence.tokens.append(token)
+        sequence.pending = token
+        if sequence.on_token is not None:
+            sequence.on_token(len(sequence.tokens))
+        if len(sequence.tokens) >= params.max_tokens:
+            return self._finish(sequence, "length")
+        if sequence.is_window_full and sequence.next_prompt is not None:
+            self._slide(sequence, sequence.next_prompt(sequence.tokens))
+        return None
+
+    def _slide(self, sequence: Sequence, prompt: Prompt) -> None:
+        """Move to the next window; where nothing moved the cache stands and decoding goes on."""
+        sequence.prompt = prompt
+        goes_on = [*sequence.cached, sequence.pending]
+        if len(prompt.tokens) == len(goes_on) and np.array_equal(prompt.tokens, goes_on):
+            sequence.stats.reused_positions += len(goes_on) - 1
+        else:
+            sequence.pending = None
+
+    def _finish(self, sequence: Sequence, reason: str) -> None:
+        sequence.finish_reason = reason
+        self.scheduler.finish(sequence)
+        sequence.result.set_result(sequence)
+
+
+def _shared_prefix(cached: list[int], prompt: Prompt) -> int:
+    """Count the positions at whose cached keys and values the prompt would arrive again.
+
+    Causal attention makes them a function of the tokens before them alone, so they are exact. At
+    least the last position is run anew, for its logits.
+    """
+    if prompt.added is not None or not cached:
+        return 0
+    length = min(len(cached), len(prompt.tokens) - 1)
+    differs = np.flatnonzero(np.asarray(cached[:length]) != prompt.tokens[:length])
+    return int(differs[0]) if len(differs) else length

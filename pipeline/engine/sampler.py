@@ -1,0 +1,92 @@
+"""Logits → a drawn token: top-p, top-k, temperature, inverse CDF, in Suno's order.
+
+Everything is numpy on the host in fp32, row by row, so a draw can not depend on a neighbour.
+Source of the order and of the tie rules: generation.py, `generate_text_semantic`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engine.sequence import SamplingParams
+
+Float32 = NDArray[np.float32]
+
+
+def softmax(logits: Float32) -> Float32:
+    """Return fp32 probabilities over the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)  # type: ignore[no-any-return]
+
+
+def probabilities(
+    logits: Float32, temperature: float, top_k: int | None = None, top_p: float | None = None
+) -> Float32:
+    """Return the distribution that a token is drawn from.
+
+    Args:
+        logits: float32 [n], all of them allowed.
+        temperature: 0 gives all mass to the first largest logit.
+        top_k: logits below the k-th largest drop out; ties at the threshold stay.
+        top_p: on probabilities at temperature 1, a token drops out once the mass of those
+            before it exceeds this; the best one always stays.
+
+    Returns:
+        float32 [n], sums to 1.
+    """
+    logits = logits.astype(np.float32, copy=True)
+    if top_p is not None:
+        order = np.argsort(logits)[::-1]
+        mass = np.cumsum(softmax(logits[order]))
+        logits[order[1:][mass[:-1] > top_p]] = -np.inf
+    if top_k is not None and top_k < len(logits):
+        threshold = np.partition(logits, -top_k)[-top_k]
+        logits[logits < threshold] = -np.inf
+    if temperature == 0:
+        one_hot = np.zeros_like(logits)
+        one_hot[int(np.argmax(logits))] = 1
+        return one_hot
+    return softmax(logits / np.float32(temperature))
+
+
+def draw(probability: Float32, uniform: float) -> int:
+    """Return the index at which the cumulated probability first exceeds `uniform`."""
+    cdf = np.cumsum(probability, dtype=np.float64)
+    index = int(np.searchsorted(cdf, uniform * cdf[-1], side="right"))
+    # NOTE: rounding can put uniform * total on the total itself; take the last possible token
+    return index if index < len(cdf) else int(np.flatnonzero(probability)[-1])
+
+
+def draw_rows(
+    logits: Float32, temperature: float, uniforms: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Draw one index for each row of logits [R, n]; uniforms [R]; temperature 0 is greedy."""
+    if temperature == 0:
+        return np.argmax(logits, axis=-1)
+    cdf = np.cumsum(softmax(logits / np.float32(temperature)), axis=-1, dtype=np.float64)
+    drawn = (cdf <= (uniforms * cdf[:, -1])[:, None]).sum(axis=-1)
+    return np.minimum(drawn, logits.shape[-1] - 1)
+
+
+def next_token(
+    logits: Float32, first_id: int, params: SamplingParams, n: int, uniform: float
+) -> int | None:
+    """Draw token number n of a sequence, or None where the sequence ends instead.
+
+    Args:
+        logits: float32 [V], of the ids first_id … first_id + V - 1.
+        uniform: the number for this token, in [0, 1).
+    """
+    start, stop = params.allowed[n % len(params.allowed)]
+    choice = logits[start - first_id : stop - first_id]
+    if params.stop_id is None:
+        p = probabilities(choice, params.temperature, params.top_k, params.top_p)
+        return start + draw(p, uniform)
+    choice = np.append(choice, logits[params.stop_id - first_id])
+    p = probabilities(choice, params.temperature, params.top_k, params.top_p)
+    index = draw(p, uniform)
+    ends = index == len(p) - 1
+    if params.min_stop_p is not None:
+        ends = ends or bool(p[-1] >= params.min_stop_p)
+    return None if ends else start + index

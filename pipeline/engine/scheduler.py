@@ -1,0 +1,74 @@
+"""Which sequences run in the next step. Plain Python: no torch, no clock, no threads.
+
+Prefills go first: a sequence that waits for one holds a slot that does nothing, and every step
+that it joins sooner makes all later steps' batches fuller.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from pipeline.engine.sequence import Sequence
+from pipeline.engine.slots import Slots
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One turn: the sequences to drop, then either one prefill or one decode step."""
+
+    cancelled: list[Sequence] = field(default_factory=list)
+    expired: list[Sequence] = field(default_factory=list)
+    prefill: Sequence | None = None
+    decode: list[Sequence] = field(default_factory=list)
+
+
+class Scheduler:
+    """First come, first served, over a fixed number of slots."""
+
+    def __init__(self, num_slots: int) -> None:
+        self.slots = Slots(num_slots)
+        self.waiting: deque[Sequence] = deque()
+        self.running: dict[int, Sequence] = {}  # slot → sequence
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def schedule(self, now_s: float) -> Step:
+        """Drop what was cancelled or is late, fill free slots, choose the next work."""
+        cancelled, expired = self._drop(now_s)
+        while self.waiting and self.slots.num_free:
+            sequence = self.waiting.popleft()
+            sequence.slot = self.slots.take()
+            self.running[sequence.slot] = sequence
+        for sequence in sorted(self.running.values(), key=lambda s: s.id):
+            if sequence.needs_prefill:
+                return Step(cancelled, expired, prefill=sequence)
+        decode = [self.running[slot] for slot in sorted(self.running)]
+        return Step(cancelled, expired, decode=decode)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Free the slot of a sequence that will not run again."""
+        assert sequence.slot is not None
+        del self.running[sequence.slot]
+        self.slots.free(sequence.slot)
+        sequence.slot = None
+
+    def _drop(self, now_s: float) -> tuple[list[Sequence], list[Sequence]]:
+        cancelled: list[Sequence] = []
+        expired: list[Sequence] = []
+        for sequence in [*self.waiting, *self.running.values()]:
+            if sequence.is_cancelled:
+                cancelled.append(sequence)
+            elif sequence.deadline_s is not None and now_s > sequence.deadline_s:
+                expired.append(sequence)
+        for sequence in (*cancelled, *expired):
+            if sequence.slot is not None:
+                self.finish(sequence)
+            else:
+                self.waiting.remove(sequence)
+        return cancelled, expired

@@ -1,0 +1,112 @@
+"""One request's tokens and state inside an engine.
+
+A model's rules arrive here as data: which ids may come at which step, what ends a sequence, and
+(for a model that works in windows) a function that gives the next prompt.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ids = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one sequence draws its tokens.
+
+    temperature: 0 is greedy. top_k, top_p: None is off.
+    allowed: id ranges [start, stop); token n draws from `allowed[n % len(allowed)]`.
+    stop_id: an id beside the range that ends the sequence and is not kept; None: no early end.
+    min_stop_p: the sequence also ends once the probability of `stop_id` reaches this.
+    max_tokens: at most this many tokens are kept.
+    """
+
+    temperature: float
+    allowed: tuple[tuple[int, int], ...]
+    max_tokens: int
+    top_k: int | None = None
+    top_p: float | None = None
+    stop_id: int | None = None
+    min_stop_p: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """What a model sees before its first own token.
+
+    tokens: int64 [P]. added: int64 [A], A <= P: a second token whose embedding is summed onto
+    that of each of the first A positions.
+    """
+
+    tokens: NDArray[np.int64]
+    added: NDArray[np.int64] | None = None
+
+
+@dataclass(slots=True)
+class SequenceStats:
+    """What a sequence cost. `device_s` is its own share of the batches that it was part of."""
+
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    device_s: float = 0.0
+    prefills: int = 0
+    prefilled_positions: int = 0
+    reused_positions: int = 0
+    steps: int = 0
+    batched_rows: int = 0  # sum of the batch sizes of its decode steps
+
+    @property
+    def mean_batch(self) -> float:
+        return self.batched_rows / self.steps if self.steps else 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One sequence from submission to its last token.
+
+    uniforms: float64 [max_tokens] in [0, 1): the number that draws token n stands at n, so what
+    is drawn can not depend on other sequences.
+    window: after this many tokens `next_prompt(tokens so far)` gives a new prompt; the engine
+    keeps the part of its cache that the new prompt shares. None: the first prompt lasts.
+    deadline_s: on the clock of `time.monotonic`; None: no deadline.
+    """
+
+    prompt: Prompt
+    params: SamplingParams
+    uniforms: NDArray[np.float64]
+    window: int | None = None
+    next_prompt: Callable[[Seq[int]], Prompt] | None = None
+    deadline_s: float | None = None
+    on_token: Callable[[int], None] | None = None  # told the number of tokens, on engine's thread
+
+    id: int = field(default_factory=lambda: next(_ids))
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    result: Future[Sequence] = field(default_factory=Future)
+    stats: SequenceStats = field(default_factory=SequenceStats)
+    submitted_s: float = 0.0
+    is_cancelled: bool = False
+    slot: int | None = None
+    pending: int | None = None  # the newest token, not yet in the cache; None: prefill first
+    cached: list[int] = field(default_factory=list)  # token at each position of the slot's cache
+
+    @property
+    def needs_prefill(self) -> bool:
+        return self.pending is None
+
+    @property
+    def is_window_full(self) -> bool:
+        return self.window is not None and len(self.tokens) % self.window == 0
+
+    def cancel(self) -> None:
+        """Ask for an end between two steps; its slot is freed then. Safe from any thread."""
+        self.is_cancelled = True

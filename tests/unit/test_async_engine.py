@@ -1,0 +1,164 @@
+import asyncio
+import threading
+
+import pytest
+from fake_runner import FakeRunner
+from test_engine import alone, sequence
+
+from pipeline.engine.async_engine import AsyncEngine, AsyncTurnTaker, Job
+from pipeline.engine.engine import Engine
+from pipeline.errors import DeadlineExceeded, EngineFailed, InvalidRequest, Overloaded
+
+
+@pytest.fixture
+def engine():
+    engine = AsyncEngine(Engine(FakeRunner()), max_waiting=50)
+    yield engine
+    engine.close()
+
+
+def test_many_tasks_share_the_engine_and_get_their_own_tokens(engine):
+    async def main():
+        return await asyncio.gather(*(engine.run(sequence(seed)) for seed in range(12)))
+
+    for seed, done in enumerate(asyncio.run(main())):
+        assert done.tokens == alone(seed)
+
+
+class Gate(FakeRunner):
+    """Waits in its first call until it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__(num_slots=1)
+        self.opened, self.entered = threading.Event(), threading.Event()
+
+    def extend(self, slot, start, tokens, added):
+        self.entered.set()
+        assert self.opened.wait(10)
+        return super().extend(slot, start, tokens, added)
+
+
+def test_cancelling_the_task_frees_the_slot():
+    runner = Gate()
+    engine = AsyncEngine(Engine(runner))
+
+    async def main():
+        task = asyncio.create_task(engine.run(sequence(1)))
+        await asyncio.to_thread(runner.entered.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        runner.opened.set()
+        return await engine.run(sequence(2))
+
+    assert asyncio.run(main()).tokens == alone(2)
+    assert engine.num_running == 0
+    engine.close()
+
+
+def test_full_queue_answers_overloaded():
+    runner = Gate()
+    engine = AsyncEngine(Engine(runner), max_waiting=1)
+
+    async def main():
+        first = asyncio.create_task(engine.run(sequence(1)))
+        await asyncio.to_thread(runner.entered.wait, 10)
+        second = asyncio.create_task(engine.run(sequence(2)))
+        await asyncio.sleep(0)
+        runner.opened.set()
+        while not engine.num_waiting and not second.done():
+            await asyncio.sleep(0)
+        return await asyncio.gather(first, second)
+
+    assert len(asyncio.run(main())) == 2
+    engine.close()
+
+    closed = AsyncEngine(Engine(FakeRunner()), max_waiting=0)
+    with pytest.raises(Overloaded) as caught:
+        asyncio.run(closed.run(sequence(1)))
+    assert caught.value.retry_after_s > 0
+    closed.close()
+
+
+def test_device_error_fails_everything_and_later_calls():
+    runner = FakeRunner()
+    runner.error = RuntimeError("device lost")
+    engine = AsyncEngine(Engine(runner))
+
+    async def main():
+        return await asyncio.gather(
+            *(engine.run(sequence(seed)) for seed in range(3)), return_exceptions=True
+        )
+
+    assert all(isinstance(e, EngineFailed) for e in asyncio.run(main()))
+    with pytest.raises(EngineFailed, match="device lost"):
+        asyncio.run(engine.run(sequence(9)))
+    assert engine.thread.failure is not None
+    engine.close()
+
+
+def test_close_ends_what_is_in_flight():
+    runner = Gate()
+    engine = AsyncEngine(Engine(runner))
+
+    async def main():
+        task = asyncio.create_task(engine.run(sequence(1)))
+        await asyncio.to_thread(runner.entered.wait, 10)
+        closing = asyncio.create_task(asyncio.to_thread(engine.close))
+        while not engine.thread.is_closing:
+            await asyncio.sleep(0.001)
+        runner.opened.set()
+        await closing
+        with pytest.raises(EngineFailed):
+            await task
+
+    asyncio.run(main())
+
+
+def test_heartbeat_stays_young_while_idle(engine):
+    assert engine.thread.heartbeat_age_s < 5
+
+
+# ── turns ────────────────────────────────────────────────────────────────────────────────────────
+def counting(name, log, steps=3):
+    for step in range(steps):
+        log.append((name, step))
+        yield
+    return name
+
+
+def test_jobs_take_turns():
+    log = []
+    turns = AsyncTurnTaker(name="test")
+
+    async def main():
+        return await asyncio.gather(
+            turns.run(Job(counting("a", log))), turns.run(Job(counting("b", log)))
+        )
+
+    assert asyncio.run(main()) == ["a", "b"]
+    assert sorted(log) == [(name, step) for name in "ab" for step in range(3)]
+    turns.close()
+
+
+def test_job_that_is_wrong_fails_alone():
+    turns = AsyncTurnTaker(name="test")
+
+    def wrong():
+        yield
+        raise InvalidRequest("bad")
+
+    async def main():
+        with pytest.raises(InvalidRequest):
+            await turns.run(Job(wrong()))
+        return await turns.run(Job(counting("a", [])))
+
+    assert asyncio.run(main()) == "a"
+    turns.close()
+
+
+def test_late_job_is_dropped_between_steps():
+    turns = AsyncTurnTaker(name="test")
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(turns.run(Job(counting("a", []), deadline_s=0.0)))
+    turns.close()
