@@ -137,6 +137,7 @@ class Engine:
     def _slide(self, sequence: Sequence, prompt: Prompt) -> None:
         """Move to the next window; where nothing moved the cache stands and decoding goes on."""
         sequence.prompt = prompt
+        assert sequence.pending is not None
         goes_on = [*sequence.cached, sequence.pending]
         if len(prompt.tokens) == len(goes_on) and np.array_equal(prompt.tokens, goes_on):
             sequence.stats.reused_positions += len(goes_on) - 1

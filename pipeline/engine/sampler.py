@@ -63,10 +63,10 @@ def draw_rows(
 ) -> NDArray[np.int64]:
     """Draw one index for each row of logits [R, n]; uniforms [R]; temperature 0 is greedy."""
     if temperature == 0:
-        return np.argmax(logits, axis=-1)
+        return np.asarray(np.argmax(logits, axis=-1))
     cdf = np.cumsum(softmax(logits / np.float32(temperature)), axis=-1, dtype=np.float64)
     drawn = (cdf <= (uniforms * cdf[:, -1])[:, None]).sum(axis=-1)
-    return np.minimum(drawn, logits.shape[-1] - 1)
+    return np.asarray(np.minimum(drawn, logits.shape[-1] - 1))
 
 
 def next_token(

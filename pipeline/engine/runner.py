@@ -1,0 +1,273 @@
+"""The one file that touches the device: tokens in, logits out, for causal and fine models.
+
+A runner owns a model's embeddings and its network. Two networks do the same work: `native` (our
+AVX-512 kernels; the result of a position depends on its prefix alone) and `torch` (any device).
+Each is reproducible by itself; they round differently, so the choice is part of the device class
+and with it of every generation's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.engine import native_gpt
+from pipeline.errors import InvalidRequest
+from pipeline.models.embedding import Embedding
+from pipeline.models.gpt import BidirectionalGPT, CausalGPT, TensorReader
+from pipeline.spec import GPTShape, Precision
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+Backend = Literal["native", "torch"]
+
+
+class Device:
+    """Where the models run: a torch device and the backend of the three transformers."""
+
+    def __init__(self, name: str = "auto", backend: str = "auto") -> None:
+        """Choose a device.
+
+        Args:
+            name: `cpu`, `cuda`, `cuda:1`, …; `auto` is CUDA where there is one.
+            backend: `native`, `torch`, or `auto`: native on CPUs that it supports.
+
+        Raises:
+            InvalidRequest: no such device here, or a backend that it can not run.
+        """
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name.startswith("cuda") and not torch.cuda.is_available():
+            raise InvalidRequest(f"device {name!r} asked for, but torch sees no CUDA device here.")
+        try:
+            self.torch = torch.device(name)
+        except RuntimeError as error:
+            raise InvalidRequest(f"unknown device {name!r}; use cpu, cuda or cuda:N.") from error
+        supported, reason = native_gpt.is_supported()
+        fits = self.torch.type == "cpu" and supported
+        if backend not in ("auto", "native", "torch"):
+            raise InvalidRequest(f"unknown backend {backend!r}; use auto, native or torch.")
+        if backend == "native" and not fits:
+            raise InvalidRequest(f"the native backend can not run here: {reason or name}")
+        self.backend: Backend = "native" if fits and backend != "torch" else "torch"
+
+    @property
+    def device_class(self) -> str:
+        """Name of what rounds alike: equal on machines that must give equal bytes."""
+        if self.torch.type == "cuda":
+            name = torch.cuda.get_device_name(self.torch).replace(" ", "-").lower()
+            return f"cuda-{name}-torch-{torch.__version__}"
+        library = f"torch-{torch.__version__.split('+')[0]}"  # the codec runs on it everywhere
+        if self.backend == "native":
+            return f"cpu-native-avx512-{library}"
+        capability = torch.backends.cpu.get_cpu_capability().lower()
+        return f"cpu-{library}-{capability}-threads{torch.get_num_threads()}"
+
+
+class _Network(Protocol):
+    def extend(self, slot: int, start: int, hidden: Float32) -> Float32: ...
+    def decode(self, slots: list[int], positions: list[int], hidden: Float32) -> Float32: ...
+
+
+class CausalRunner:
+    """A causal model behind an engine; fulfils `engine.Runner`.
+
+    Memory is bounded and known once made: `weight_bytes`, `cache_bytes`.
+    """
+
+    def __init__(
+        self,
+        read: TensorReader,
+        shape: GPTShape,
+        *,
+        device: Device,
+        precision: Precision,
+        num_slots: int,
+        max_positions: int,
+        head_range: tuple[int, int],
+    ) -> None:
+        """Load the weights.
+
+        Args:
+            read: canonical name → fp32 tensor.
+            max_positions: of the cache, at most the model's block size.
+            head_range: token ids [start, stop) that a sequence may ever draw; the head's other
+                rows are not loaded.
+        """
+        self.num_slots, self.max_positions = num_slots, max_positions
+        self.first_id = head_range[0]
+        self._tokens = Embedding(read("token_embedding.weight"), precision)
+        self._positions = Embedding(read("position_embedding.weight"), "fp32")
+        self._network: _Network
+        if device.backend == "native":
+            gpt = native_gpt.NativeGPT(
+                num_layers=shape.num_layers,
+                num_heads=shape.num_heads,
+                width=shape.width,
+                precision=precision,
+                num_slots=num_slots,
+                max_positions=max_positions,
+                causal=True,
+                num_heads_out=1,
+            )
+            _load_native(gpt, read, shape, norm_bias=shape.has_bias)
+            gpt.load_head(0, _numpy(read("head.weight")[slice(*head_range)]))
+            self.cache_bytes = gpt.cache_bytes
+            self._network = _Native(gpt)
+        else:
+            module = CausalGPT(
+                read,
+                shape,
+                precision=precision,
+                device=device.torch,
+                num_slots=num_slots,
+                max_positions=max_positions,
+                head_range=head_range,
+            )
+            self.cache_bytes = module.cache_bytes
+            self._network = _Torch(module, device.torch)
+
+    def extend(self, slot: int, start: int, tokens: Int64, added: Int64 | None) -> Float32:
+        """See `engine.Runner`. tokens int64 [P]; added int64 [A], A <= P; logits float32 [V]."""
+        hidden = self._tokens(tokens)  # [P, d]
+        if added is not None:
+            hidden[: len(added)] += self._tokens(added)
+        hidden += self._positions(np.arange(start, start + len(tokens)))
+        return self._network.extend(slot, start, hidden)
+
+    def decode(self, slots: list[int], positions: list[int], tokens: list[int]) -> Float32:
+        """See `engine.Runner`. Three lists of B; logits float32 [B, V]."""
+        hidden = self._tokens(np.asarray(tokens)) + self._positions(np.asarray(positions))
+        return self._network.decode(slots, positions, hidden)
+
+
+class FineRunner:
+    """The fine model: a table and (but for the first) a head for each codebook."""
+
+    def __init__(
+        self,
+        read: TensorReader,
+        shape: GPTShape,
+        *,
+        device: Device,
+        precision: Precision,
+        num_codebooks: int,
+        num_given: int,
+        codebook_size: int,
+        window: int,
+    ) -> None:
+        self.num_codebooks, self.num_given, self.window = num_codebooks, num_given, window
+        self._tables = [
+            Embedding(read(f"token_embeddings.{k}.weight"), precision) for k in range(num_codebooks)
+        ]
+        self._positions = Embedding(read("position_embedding.weight"), "fp32")
+        num_heads = num_codebooks - num_given
+        self._native: native_gpt.NativeGPT | None = None
+        if device.backend == "native":
+            self._native = native_gpt.NativeGPT(
+                num_layers=shape.num_layers,
+                num_heads=shape.num_heads,
+                width=shape.width,
+                precision=precision,
+                num_slots=1,
+                max_positions=window,
+                causal=False,
+                num_heads_out=num_heads,
+            )
+            _load_native(self._native, read, shape, norm_bias=True)
+            for head in range(num_heads):
+                weight = read(f"heads.{head}.weight")[:codebook_size]
+                self._native.load_head(head, _numpy(weight))
+        else:
+            self._torch_device = device.torch
+            self._torch = BidirectionalGPT(
+                read,
+                shape,
+                num_heads_out=num_heads,
+                head_stop=codebook_size,
+                precision=precision,
+                device=device.torch,
+            )
+
+    def embed(self, codebook: int, codes: Int64) -> Float32:
+        """Return one codebook's share of the hidden vectors: codes [T] → float32 [T, d]."""
+        return self._tables[codebook](codes)
+
+    def logits(self, hidden: Float32, codebook: int, first: int, last: int) -> Float32:
+        """Run one pass.
+
+        Args:
+            hidden: float32 [T = window, d], the sum of `embed` over codebooks 0…codebook.
+            codebook: the one to predict.
+
+        Returns:
+            float32 [last - first, codebook_size] for positions first…last-1.
+        """
+        hidden = hidden + self._positions(np.arange(len(hidden)))
+        head = codebook - self.num_given
+        if self._native is not None:
+            return self._native.encode(hidden, head, first, last)
+        on_device = torch.from_numpy(hidden).to(self._torch_device)
+        return self._torch.encode(on_device, head, first, last).cpu().numpy()
+
+
+class _Native:
+    def __init__(self, gpt: native_gpt.NativeGPT) -> None:
+        self._gpt = gpt
+
+    def extend(self, slot: int, start: int, hidden: Float32) -> Float32:
+        return self._gpt.extend(slot, start, hidden)
+
+    def decode(self, slots: list[int], positions: list[int], hidden: Float32) -> Float32:
+        rows = np.asarray(slots, np.int32)
+        return self._gpt.decode(rows, np.asarray(positions, np.int32), hidden)
+
+
+class _Torch:
+    def __init__(self, gpt: CausalGPT, device: torch.device) -> None:
+        self._gpt, self._device = gpt, device
+
+    def extend(self, slot: int, start: int, hidden: Float32) -> Float32:
+        on_device = torch.from_numpy(hidden).to(self._device)
+        return self._gpt.extend(slot, start, on_device).cpu().numpy()
+
+    def decode(self, slots: list[int], positions: list[int], hidden: Float32) -> Float32:
+        on_device = torch.from_numpy(hidden).to(self._device)
+        return self._gpt.decode(slots, positions, on_device).cpu().numpy()
+
+
+_LINEARS: Sequence[Literal["attention_in", "attention_out", "mlp_in", "mlp_out"]] = (
+    "attention_in",
+    "attention_out",
+    "mlp_in",
+    "mlp_out",
+)
+_NORMS: Sequence[Literal["norm_1", "norm_2"]] = ("norm_1", "norm_2")
+
+
+def _load_native(
+    gpt: native_gpt.NativeGPT, read: TensorReader, shape: GPTShape, *, norm_bias: bool
+) -> None:
+    """Hand over one tensor at a time, so that no more than one is ever here in fp32."""
+
+    def bias(name: str, has: bool) -> Float32 | None:
+        return _numpy(read(f"{name}.bias")) if has else None
+
+    for layer in range(shape.num_layers):
+        for linear in _LINEARS:
+            path = f"layers.{layer}.{linear}"
+            weight = _numpy(read(f"{path}.weight"))
+            gpt.load_linear(layer, linear, weight, bias(path, shape.has_bias))
+        for norm in _NORMS:
+            path = f"layers.{layer}.{norm}"
+            gpt.load_norm(layer, norm, _numpy(read(f"{path}.weight")), bias(path, norm_bias))
+    weight = _numpy(read("norm_final.weight"))
+    gpt.load_final_norm(weight, bias("norm_final", norm_bias))
+
+
+def _numpy(tensor: torch.Tensor) -> Float32:
+    return np.ascontiguousarray(tensor.numpy())

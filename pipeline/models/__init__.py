@@ -1,0 +1,1 @@
+"""Networks and weights: find, check and read checkpoints; the GPTs and the codec."""
