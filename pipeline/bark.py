@@ -1,0 +1,394 @@
+"""Bark: the public face in Python. Load a model, speak, or run one stage by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.audio.label import installed_version
+from pipeline.clip import Clip
+from pipeline.engine.runner import Device
+from pipeline.errors import InvalidRequest, InvalidVoice
+from pipeline.identity import generation_id
+from pipeline.local import LocalStages
+from pipeline.models.checkpoint import Checkpoint, open_checkpoint
+from pipeline.models.locate import locate
+from pipeline.payloads import (
+    CoarseCodes,
+    FineCodes,
+    Float32,
+    HistoryPrompt,
+    Int32,
+    Int64,
+    SemanticTokens,
+    check_range,
+)
+from pipeline.request import (
+    CoarseSettings,
+    FineSettings,
+    SynthesisRequest,
+)
+from pipeline.spec import NUMERICS_VERSION, PRECISIONS, BarkSpec, Precision
+from pipeline.stages.decoding import Call
+from pipeline.synthesis import Progress, SegmentResult, synthesize
+from pipeline.voices import VoiceLibrary, read_voice, voice_digest
+
+_T = TypeVar("_T")
+Voice = str | Path | Mapping[str, NDArray[Any]] | HistoryPrompt
+DEFAULT_SLOTS = 8
+
+
+class Bark:
+    """One model in this process. Thread-safe: calls from many threads share its batches."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        stages: LocalStages,
+        voices: VoiceLibrary,
+        device: Device,
+        precision: Precision,
+        name: str,
+    ) -> None:
+        self.checkpoint, self.stages, self.voices = checkpoint, stages, voices
+        self.device, self.precision, self.name = device, precision, name
+        self._loop = _LoopThread()
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = "nano",
+        *,
+        device: str = "auto",
+        precision: str = "fp32",
+        backend: str = "auto",
+        slots: int = DEFAULT_SLOTS,
+        revision: str | None = None,
+        tokenizer: str | Path | None = None,
+        voice_folders: Sequence[Path] = (),
+    ) -> Bark:
+        """Load a model.
+
+        Args:
+            model: `nano`, a hub name such as `suno/bark-small`, a folder in Hugging Face or
+                Suno layout, or `s3://bucket/prefix`.
+            device: `cpu`, `cuda`, `cuda:N`; `auto` is CUDA where there is one.
+            precision: `fp32` (the reference), `bf16` or `int8`.
+            backend: `native`, `torch` or `auto`; see engine/runner.py.
+            slots: sequences that run at once in each of the two autoregressive stages.
+            revision: of a hub model: a branch, tag or commit.
+            tokenizer: a vocab.txt or tokenizer.json, for a checkpoint that has none.
+            voice_folders: further folders of presets, before the checkpoint's own.
+
+        Raises:
+            InvalidRequest: an option that does not exist here.
+            InvalidCheckpoint: no such model, or one that is broken; names the file or key.
+        """
+        if precision not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise InvalidRequest(f"unknown precision {precision!r}; use one of {known}.")
+        if slots < 1:
+            raise InvalidRequest(f"slots must be at least 1, not {slots}.")
+        where = Device(device, backend)
+        checkpoint = open_checkpoint(locate(str(model), revision=revision))
+        stages = LocalStages(
+            checkpoint,
+            device=where,
+            precision=precision,
+            num_slots=slots,
+            tokenizer=None if tokenizer is None else Path(tokenizer),
+        )
+        roots = [*voice_folders]
+        if checkpoint.voices_path is not None:
+            roots.append(checkpoint.voices_path)
+        library = VoiceLibrary(roots)
+        return cls(checkpoint, stages, library, where, precision, str(model))
+
+    @property
+    def spec(self) -> BarkSpec:
+        """The model's numbers."""
+        return self.stages.spec
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second of every clip."""
+        return self.spec.sample_rate
+
+    # ── whole generations ────────────────────────────────────────────────────────────────────────
+    def generate(
+        self,
+        text: str | None = None,
+        *,
+        voice: Voice | None = None,
+        seed: int | None = None,
+        progress: Progress | None = None,
+        **fields: Any,
+    ) -> Clip:
+        """Speak a text, of any length, or a dialogue (`turns=[{"voice": …, "text": …}]`).
+
+        Args:
+            voice: a preset's name, a path to an .npz, or a mapping of the three arrays.
+            seed: 0 … 2**63 - 1; None chooses one, which the clip reports.
+            progress: told (stage, segment, done, total), from other threads.
+            fields: every other field of `SynthesisRequest`.
+
+        Raises:
+            InvalidRequest, InvalidVoice, VoiceNotFound, DeadlineExceeded, EngineFailed.
+        """
+        return self._loop.run(
+            self.generate_async(text, voice=voice, seed=seed, progress=progress, **fields)
+        )
+
+    def generate_many(self, requests: Sequence[Mapping[str, Any] | str]) -> list[Clip]:
+        """Speak several requests (texts, or mappings of `generate`'s arguments) as one batch.
+
+        Each clip is what `generate` would give alone. The first error cancels the others.
+        """
+
+        async def all_of_them() -> list[Clip]:
+            tasks = [
+                asyncio.create_task(
+                    self.generate_async(**({"text": r} if isinstance(r, str) else dict(r)))
+                )
+                for r in requests
+            ]
+            try:
+                return list(await asyncio.gather(*tasks))
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+        return self._loop.run(all_of_them())
+
+    async def generate_async(
+        self,
+        text: str | None = None,
+        *,
+        voice: Voice | None = None,
+        seed: int | None = None,
+        progress: Progress | None = None,
+        **fields: Any,
+    ) -> Clip:
+        """Do what `generate` does, for callers with an event loop; cancelling frees its slots."""
+        started = time.monotonic()
+        request, known = self._request(text, voice, seed, fields)
+        histories = [None if t.voice is None else known[t.voice] for t in request.all_turns]
+        seed = request.seed if request.seed is not None else secrets.randbelow(2**32)
+        deadline_s = None if request.timeout_s is None else started + request.timeout_s
+        first_audio_s = 0.0
+        segments: list[SegmentResult] = []
+        async for segment in synthesize(
+            request, histories, seed, self.stages, deadline_s=deadline_s, progress=progress
+        ):
+            first_audio_s = first_audio_s or time.monotonic() - started
+            segments.append(segment)
+        digests = {name: voice_digest(prompt) for name, prompt in known.items()}
+        return Clip.of(
+            self._identify(request, seed, digests),
+            request,
+            digests,
+            seed,
+            segments,
+            self.sample_rate,
+            total_s=time.monotonic() - started,
+            first_audio_s=first_audio_s,
+        )
+
+    def _identify(self, request: SynthesisRequest, seed: int, digests: Mapping[str, str]) -> str:
+        """Return the id of the clip that this request and seed give."""
+        return generation_id(
+            request,
+            seed,
+            model_digest=self.checkpoint.digest,
+            voice_digests=digests,
+            precision=self.precision,
+            device_class=self.stages.device_class,
+        )
+
+    def manifest(self, clip: Clip) -> dict[str, Any]:
+        """Return what is needed to make a clip again, and what it cost, as plain JSON types."""
+        return {
+            "id": clip.id,
+            "synthetic": True,
+            "model": self.name,
+            "model_digest": self.checkpoint.digest,
+            "request": clip.request.model_dump(mode="json"),
+            "voice_digests": dict(clip.voice_digests),
+            "seed": clip.seed,
+            "precision": self.precision,
+            "device_class": self.stages.device_class,
+            "numerics_version": NUMERICS_VERSION,
+            "version": installed_version(),
+            "samples_sha256": hashlib.sha256(clip.samples.tobytes()).hexdigest(),
+            "sample_rate": clip.sample_rate,
+            "duration_s": clip.duration_s,
+            "finish_reason": clip.finish_reason,
+            "num_segments": len(clip.segments),
+            "num_dropped": clip.num_dropped,
+            "unknown_words": list(clip.unknown_words),
+            "real_time_factor": clip.real_time_factor,
+            "timings": {name: round(seconds, 6) for name, seconds in clip.timings.items()},
+        }
+
+    def voice(self, voice: Voice) -> HistoryPrompt:
+        """Find and check a voice preset.
+
+        Raises:
+            VoiceNotFound: no preset of this name, no such file.
+            InvalidVoice: its arrays do not fit this model.
+        """
+        return read_voice(voice, spec=self.spec, voices=self.voices)
+
+    def _request(
+        self, text: str | None, voice: Voice | None, seed: int | None, fields: Mapping[str, Any]
+    ) -> tuple[SynthesisRequest, dict[str, HistoryPrompt]]:
+        """Check the request; resolve its voices, named or given as arrays, by name."""
+        known: dict[str, HistoryPrompt] = {}
+        if voice is not None and not isinstance(voice, str):
+            prompt = self.voice(voice)
+            voice = f"sha256:{voice_digest(prompt)}"
+            known[voice] = prompt
+        request = SynthesisRequest.parse({"text": text, "voice": voice, "seed": seed, **fields})
+        for turn in request.all_turns:
+            if turn.voice is not None and turn.voice not in known:
+                known[turn.voice] = self.voice(turn.voice)
+        return request, known
+
+    # ── one stage by itself ──────────────────────────────────────────────────────────────────────
+    def text_to_semantic(
+        self, text: str, *, voice: Voice | None = None, seed: int | None = None, **settings: Any
+    ) -> Int64:
+        """Return int64 [n], n <= 768, each 0…9999; settings as in `SemanticSettings`."""
+        history = None if voice is None else self.voice(voice)
+        request = SynthesisRequest.parse({"text": text, "seed": seed, "semantic": settings})
+        tokens = self.stages.text(text)
+        call = self.stages.semantic(tokens, history, request.semantic, _call(seed))
+        return self._loop.run(call)[0].ids
+
+    def semantic_to_coarse(
+        self,
+        semantic: NDArray[Any],
+        *,
+        voice: Voice | None = None,
+        seed: int | None = None,
+        **settings: Any,
+    ) -> Int32:
+        """Return int32 [2, F], F = floor(n * 75 / 49.9); settings as in `CoarseSettings`.
+
+        Raises:
+            InvalidRequest: no tokens, or ids that the model does not know.
+        """
+        history = None if voice is None else self.voice(voice)
+        checked: CoarseSettings = _settings(CoarseSettings, "coarse", settings, seed)
+        ids = _integers(semantic, "semantic", 1, self.spec.semantic.vocab_size).astype(np.int64)
+        call = self.stages.coarse(SemanticTokens(ids), history, checked, _call(seed))
+        return self._loop.run(call)[0].codes
+
+    def coarse_to_fine(
+        self,
+        coarse: NDArray[Any],
+        *,
+        voice: Voice | None = None,
+        seed: int | None = None,
+        **settings: Any,
+    ) -> Int32:
+        """Return int32 [8, F] for coarse [1…7, F]; settings as in `FineSettings`.
+
+        Raises:
+            InvalidRequest: a wrong shape, or codes that the model does not know.
+        """
+        history = None if voice is None else self.voice(voice)
+        checked: FineSettings = _settings(FineSettings, "fine", settings, seed)
+        codes = _integers(coarse, "coarse", 2, self.spec.codebook_size).astype(np.int32)
+        call = self.stages.fine(CoarseCodes(codes), history, checked, _call(seed))
+        return self._loop.run(call)[0].codes
+
+    def decode(self, fine: NDArray[Any]) -> Float32:
+        """Return float32 [320 F] for fine [K, F], K up to the codec's codebooks.
+
+        Raises:
+            InvalidRequest: a wrong shape, or codes that the codec does not know.
+        """
+        codes = _integers(fine, "fine", 2, self.spec.codebook_size).astype(np.int32)
+        most = self.spec.codec.num_codebooks
+        if not 1 <= len(codes) <= most:
+            raise InvalidRequest(f"fine has {len(codes)} codebooks; the codec takes 1…{most}.")
+        return self._loop.run(self.stages.codec(FineCodes(codes), _call(0)))[0].samples
+
+    # ── end ──────────────────────────────────────────────────────────────────────────────────────
+    def close(self) -> None:
+        """Stop the engines' threads. The model can not be used afterwards."""
+        self._loop.close()
+        self.stages.close()
+
+    def __enter__(self) -> Bark:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _LoopThread:
+    """An event loop on a thread of its own, so that `Bark` also works inside a running loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="bark", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """Run to the end; an interrupt (Ctrl-C) here cancels the work there, and waits for it."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _call(seed: int | None) -> Call:
+    return Call(secrets.randbelow(2**32) if seed is None else seed)
+
+
+def _settings(kind: type[Any], name: str, fields: Mapping[str, Any], seed: int | None) -> Any:
+    """Check one stage's settings and seed with the request's own rules."""
+    request = SynthesisRequest.parse({"text": "-", "seed": seed, name: dict(fields)})
+    settings = getattr(request, name)
+    assert isinstance(settings, kind)
+    return settings
+
+
+def _integers(values: NDArray[Any], name: str, ndim: int, stop: int) -> NDArray[Any]:
+    """Check an array of ids that came from outside."""
+    array = np.asarray(values)
+    if array.ndim != ndim or not np.issubdtype(array.dtype, np.integer):
+        raise InvalidRequest(
+            f"{name} must be an integer array with {ndim} axes, not {array.dtype} "
+            f"{list(array.shape)}"
+        )
+    if array.size:
+        try:
+            check_range(array, name, stop)
+        except InvalidVoice as error:
+            raise InvalidRequest(error.message) from None
+    return array

@@ -1,0 +1,1 @@
+"""Bark's rules, one file a stage; stages never import each other."""

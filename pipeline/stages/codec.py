@@ -1,0 +1,46 @@
+"""FineCodes → Waveform: the EnCodec decoder, one clip at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+
+import numpy as np
+
+from pipeline.engine.async_engine import AsyncTurnTaker, Job
+from pipeline.errors import EngineFailed, InvalidRequest
+from pipeline.models.encodec import CodecDecoder
+from pipeline.payloads import FineCodes, StageReport, Waveform
+from pipeline.stages.decoding import Call
+
+
+class CodecStage:
+    """The codec: eight codebooks of codes become sound."""
+
+    def __init__(self, decoder: CodecDecoder, turns: AsyncTurnTaker) -> None:
+        self._decoder, self._turns = decoder, turns
+
+    async def __call__(self, fine: FineCodes, call: Call) -> tuple[Waveform, StageReport]:
+        """Decode; the samples are not clipped.
+
+        Raises:
+            InvalidRequest: no frames.
+            DeadlineExceeded, Cancelled, EngineFailed.
+        """
+        frames = fine.codes.shape[1]
+        if not frames:
+            raise InvalidRequest("There are no frames to decode.")
+        submitted = time.monotonic()
+        job = Job(self._decode(fine, call), deadline_s=call.deadline_s)
+        sound: Waveform = await self._turns.run(job)
+        waited = time.monotonic() - submitted - job.device_s
+        return sound, StageReport("codec", queue_s=waited, device_s=job.device_s, tokens=frames)
+
+    def _decode(self, fine: FineCodes, call: Call) -> Generator[None, None, Waveform]:
+        samples = self._decoder(fine.codes)
+        if not np.isfinite(samples).all():
+            raise EngineFailed("The codec made samples that are no numbers: broken weights?")
+        if call.on_progress is not None:
+            call.on_progress(1, 1)
+        return Waveform(samples, self._decoder.sample_rate)
+        yield  # makes this a job of a single step

@@ -1,0 +1,208 @@
+"""The order of the stages, written once: text ▸ semantic ▸ coarse ▸ fine ▸ codec.
+
+`Stages` is what carries them out: `local.py` in this process, over the network elsewhere. Long
+texts arrive as segments; `parallel` runs all of them at once and hands them out in order,
+`chained` lets each continue from the one before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.errors import InvalidVoice
+from pipeline.payloads import (
+    CoarseCodes,
+    FineCodes,
+    HistoryPrompt,
+    SemanticTokens,
+    StageReport,
+    TextTokens,
+    Waveform,
+)
+from pipeline.request import CoarseSettings, FineSettings, SemanticSettings, SynthesisRequest
+from pipeline.segments import Segment, plan_segments
+from pipeline.spec import BarkSpec
+from pipeline.stages.decoding import Call
+
+# stage, segment, done, total in the stage's own units; may come from any thread
+Progress = Callable[[str, int, int, int], None]
+
+
+class Stages(Protocol):
+    """Every stage of one model. Each call may be one of many at the same time."""
+
+    spec: BarkSpec
+
+    def count_tokens(self, text: str) -> int: ...
+    def text(self, text: str) -> TextTokens: ...
+    async def semantic(
+        self,
+        text: TextTokens,
+        history: HistoryPrompt | None,
+        settings: SemanticSettings,
+        call: Call,
+    ) -> tuple[SemanticTokens, StageReport]: ...
+    async def coarse(
+        self,
+        semantic: SemanticTokens,
+        history: HistoryPrompt | None,
+        settings: CoarseSettings,
+        call: Call,
+    ) -> tuple[CoarseCodes, StageReport]: ...
+    async def fine(
+        self,
+        coarse: CoarseCodes,
+        history: HistoryPrompt | None,
+        settings: FineSettings,
+        call: Call,
+    ) -> tuple[FineCodes, StageReport]: ...
+    async def codec(self, fine: FineCodes, call: Call) -> tuple[Waveform, StageReport]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentResult:
+    """One segment's sound and how it came about.
+
+    tokens: its three arrays, fit to be the next one's history prompt.
+    finish_reason: `stop`, or `length` where the model did not end by itself.
+    num_dropped: word pieces that did not fit the prompt.
+    """
+
+    segment: Segment
+    sound: Waveform
+    tokens: HistoryPrompt
+    finish_reason: str
+    num_dropped: int
+    unknown_words: tuple[str, ...]
+    reports: tuple[StageReport, ...]
+
+
+async def synthesize(
+    request: SynthesisRequest,
+    histories: Sequence[HistoryPrompt | None],
+    seed: int,
+    stages: Stages,
+    *,
+    deadline_s: float | None = None,
+    progress: Progress | None = None,
+) -> AsyncIterator[SegmentResult]:
+    """Turn a request into sound, segment by segment, in order.
+
+    Args:
+        histories: the voice of each turn, resolved and checked.
+        seed: the request's own, or the one chosen for it.
+        deadline_s: on the clock of `time.monotonic`.
+
+    Raises:
+        InvalidRequest: text that can not be spoken. And whatever the stages raise; segments
+        still in flight are cancelled first.
+    """
+    # tokenizing and sentence segmentation are plain computation: not on the event loop
+    segments = await asyncio.to_thread(
+        plan_segments,
+        request.all_turns,
+        count_tokens=stages.count_tokens,
+        max_tokens=stages.spec.semantic.prompt_length,
+        language=request.language,
+    )
+    texts = [stages.text(segment.text) for segment in segments]
+
+    def run(index: int, history: HistoryPrompt | None) -> asyncio.Task[SegmentResult]:
+        return asyncio.create_task(
+            _segment(
+                segments[index],
+                texts[index],
+                history,
+                request,
+                stages,
+                Call(seed, index, deadline_s),
+                progress,
+            )
+        )
+
+    if request.long_form == "chained":
+        past: HistoryPrompt | None = None
+        for index, segment in enumerate(segments):
+            if index == 0 or segment.turn != segments[index - 1].turn:
+                past = histories[segment.turn]
+            task = run(index, past)
+            try:
+                result = await task
+            finally:
+                task.cancel()
+            past = _usable(result.tokens, stages.spec) or past
+            yield result
+        return
+    tasks = [run(index, histories[segment.turn]) for index, segment in enumerate(segments)]
+    try:
+        for task in tasks:
+            yield await task
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _segment(
+    segment: Segment,
+    text: TextTokens,
+    history: HistoryPrompt | None,
+    request: SynthesisRequest,
+    stages: Stages,
+    call: Call,
+    progress: Progress | None,
+) -> SegmentResult:
+    """Run one segment through the four stages."""
+
+    def at(stage: str) -> Call:
+        if progress is None:
+            return call
+        return Call(
+            call.seed,
+            call.segment,
+            call.deadline_s,
+            lambda done, total: progress(stage, call.segment, done, total),
+        )
+
+    semantic, spent = await stages.semantic(text, history, request.semantic, at("semantic"))
+    reports = [spent]
+    if len(semantic.ids):
+        coarse, spent = await stages.coarse(semantic, history, request.coarse, at("coarse"))
+        reports.append(spent)
+        fine, spent = await stages.fine(coarse, history, request.fine, at("fine"))
+        reports.append(spent)
+        sound, spent = await stages.codec(fine, at("codec"))
+        reports.append(spent)
+    else:
+        # the model ended before its first token: nothing to say, which is silence and no error
+        coarse, fine, sound = _nothing(stages.spec)
+    return SegmentResult(
+        segment=segment,
+        sound=sound,
+        tokens=HistoryPrompt(semantic.ids, coarse.codes, fine.codes),
+        finish_reason=semantic.finish_reason,
+        num_dropped=text.num_dropped,
+        unknown_words=text.unknown_words,
+        reports=tuple(reports),
+    )
+
+
+def _nothing(spec: BarkSpec) -> tuple[CoarseCodes, FineCodes, Waveform]:
+    return (
+        CoarseCodes(np.empty((spec.coarse.num_codebooks, 0), np.int32)),
+        FineCodes(np.empty((spec.fine.num_codebooks, 0), np.int32)),
+        Waveform(np.zeros(spec.codec.hop, np.float32), spec.sample_rate),
+    )
+
+
+def _usable(tokens: HistoryPrompt, spec: BarkSpec) -> HistoryPrompt | None:
+    """Return tokens that the next segment can continue from; a very short run can not be."""
+    try:
+        return tokens.checked(spec)
+    except InvalidVoice:
+        return None
