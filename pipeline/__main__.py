@@ -1,0 +1,6 @@
+"""The command line: `bark-serve …`, or `python -m pipeline …`."""
+
+from pipeline.cli.app import main
+
+if __name__ == "__main__":
+    main()

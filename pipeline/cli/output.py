@@ -1,0 +1,72 @@
+"""Write a file whole or not at all; play one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from pipeline.errors import InvalidRequest, StoreUnavailable
+
+PLAYERS = (
+    ("ffplay", "-nodisp", "-autoexit", "-loglevel", "error"),
+    ("afplay",),
+    ("paplay",),
+    ("aplay", "-q"),
+)
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work, not after it, that a file can not be written here.
+
+    Raises:
+        InvalidRequest: no such folder, or the path is a folder itself.
+        StoreUnavailable: the folder can not be written.
+    """
+    if path.is_dir():
+        raise InvalidRequest(f"{path} is a folder; give a file name.")
+    if not path.parent.is_dir():
+        raise InvalidRequest(f"there is no folder {path.parent}; make it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise StoreUnavailable(f"can not write in {path.parent}.")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write so that the final name only ever shows the complete file.
+
+    Raises:
+        StoreUnavailable: the disk is full, the folder is read-only, …; nothing is left behind.
+    """
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise StoreUnavailable(f"can not write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def play(path: Path) -> None:
+    """Play a file with the first player that this machine has.
+
+    Raises:
+        InvalidRequest: there is none.
+    """
+    for command in PLAYERS:
+        if shutil.which(command[0]):
+            subprocess.run([*command, str(path)], check=False)
+            return
+    names = ", ".join(command[0] for command in PLAYERS)
+    raise InvalidRequest(f"--play found no player; install one of {names}.")

@@ -1,0 +1,189 @@
+"""`bark-serve say`: one request in this process, no Ray."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pipeline.cli import options
+from pipeline.cli.output import check_writable, play, write_whole
+from pipeline.cli.progress import StageBars
+from pipeline.errors import InvalidRequest
+from pipeline.request import SynthesisRequest
+from pipeline.stages.text import check_text
+
+# nano ships untrained: an honest program says so before the noise starts
+NANO_NOTICE = "nano has random weights until a trained one ships: this will be noise, not speech."
+EXAMPLES = """Speak a text, or a dialogue.
+
+Examples:
+
+    bark-serve say "Hello [laughs] there" -o hello.wav
+
+    bark-serve say "Guten Tag" --voice v2/de_speaker_3 --model suno/bark-small -p int8
+
+    cat story.txt | bark-serve say - -o story.mp3 --set semantic.temperature=0.6
+"""
+
+
+def say(
+    text: Annotated[str | None, typer.Argument(help="What to say; - reads standard input.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="wav, flac, mp3, opus, aac or pcm, by its suffix."),
+    ] = None,
+    voice: Annotated[
+        str | None, typer.Option("--voice", "-v", help="A preset's name, or an .npz file.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same sound.")] = None,
+    model: options.Model = "nano",
+    precision: options.PrecisionName = "fp32",
+    device: options.DeviceName = "auto",
+    backend: options.Backend = "auto",
+    revision: options.Revision = None,
+    tokenizer: options.Tokenizer = None,
+    dialogue: Annotated[
+        Path | None, typer.Option(help='JSON file: [{"voice": …, "text": …}, …], instead of TEXT.')
+    ] = None,
+    chained: Annotated[
+        bool, typer.Option("--chained", help="Each segment of a long text continues the last.")
+    ] = False,
+    speed: Annotated[float, typer.Option(min=0.25, max=4.0, help="Pitch is kept.")] = 1.0,
+    sample_rate: Annotated[
+        int | None, typer.Option(min=8000, max=192_000, help="Resample to this many Hz.")
+    ] = None,
+    audio_format: Annotated[
+        str | None, typer.Option("--format", help="Instead of the output's suffix.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any field of a request: coarse.temperature=0.6 (repeatable)."),
+    ] = None,
+    save_voice: Annotated[
+        str | None, typer.Option(help="Keep this generation as a voice preset of that name.")
+    ] = None,
+    data: options.DataFolder = options.DEFAULT_DATA,
+    store: Annotated[
+        bool, typer.Option(help="Keep sound, tokens and manifest in the store.")
+    ] = True,
+    play_it: Annotated[bool, typer.Option("--play", help="Play it afterwards.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    from pipeline.audio import SyntheticLabel, change_speed, encode, find_format, resample
+    from pipeline.bark import Bark
+    from pipeline.store import Generations, LocalStore, Voices
+
+    fields = _fields(text, dialogue, chained, settings or [])
+    fields["seed"] = seed
+    # what is wrong with the request itself is said before a model is loaded
+    for turn in SynthesisRequest.parse(fields).all_turns:
+        check_text(turn.text)
+    name = audio_format or (output.suffix.removeprefix(".") if output else "") or "wav"
+    kind = find_format(name)
+    if output is None and not store:
+        raise InvalidRequest("nowhere to put the sound: give -o FILE, or leave out --no-store.")
+    if output is not None:
+        check_writable(output)
+    console = Console(stderr=True)
+    if model == "nano":
+        console.print(NANO_NOTICE, style="yellow")
+    local = LocalStore(data)
+    with console.status(f"loading {model} ({precision})"):
+        bark = Bark.load(
+            model,
+            device=device,
+            precision=precision,
+            backend=backend,
+            revision=revision,
+            tokenizer=tokenizer,
+            voice_folders=[data / "voices"],
+        )
+    try:
+        with StageBars(console) as bars:
+            clip = bark.generate(voice=voice, progress=bars, **fields)
+        samples = change_speed(clip.samples, clip.sample_rate, speed)
+        rate = sample_rate or clip.sample_rate
+        samples = resample(samples, clip.sample_rate, rate)
+        label = SyntheticLabel(model, clip.id, clip.seed, voice)
+        sound = encode(samples, rate, kind.name, label)
+        if output is not None:
+            write_whole(output, sound)
+        facts = bark.manifest(clip)
+        if store:
+            generations = Generations(local)
+            generations.save(clip.id, sound, kind.name, clip.tokens.as_mapping(), facts)
+        if save_voice is not None:
+            tokens = clip.tokens.checked(bark.spec)
+            Voices(local).add(save_voice, tokens, {"source": f"generation {clip.id}"})
+    finally:
+        bark.close()
+    path = output or data / "generations" / clip.id[:2] / clip.id / f"audio.{kind.extension}"
+    if as_json:
+        print(json.dumps({"file": str(path), **facts}, ensure_ascii=False))
+    else:
+        _report(console, path, facts)
+    if play_it:
+        play(path)
+
+
+say.__doc__ = EXAMPLES
+
+
+def _fields(
+    text: str | None, dialogue: Path | None, chained: bool, settings: list[str]
+) -> dict[str, Any]:
+    """Gather the request's fields from text, file and --set."""
+    fields: dict[str, Any] = {}
+    if (text is None) == (dialogue is None):
+        raise InvalidRequest("give either TEXT (or - for standard input) or --dialogue FILE.")
+    if dialogue is not None:
+        try:
+            fields["turns"] = json.loads(dialogue.read_text())
+        except (OSError, ValueError) as error:
+            raise InvalidRequest(f"can not read {dialogue}: {error}") from error
+    else:
+        fields["text"] = sys.stdin.read() if text == "-" else text
+    if chained:
+        fields["long_form"] = "chained"
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        if not equals:
+            raise InvalidRequest(f"--set wants NAME=VALUE, not {setting!r}.")
+        *groups, last = path.split(".")
+        place = fields
+        for group in groups:
+            place = place.setdefault(group, {})
+        try:
+            place[last] = json.loads(value)
+        except ValueError:
+            place[last] = value
+    return fields
+
+
+def _report(console: Console, path: Path, facts: dict[str, Any]) -> None:
+    """Say on the terminal what was made, and what to know about it."""
+    timings = facts["timings"]
+    console.print(f"{path}", style="bold", highlight=False)
+    console.print(
+        f"  id {facts['id']}   seed {facts['seed']}   {facts['duration_s']:.2f} s of sound in "
+        f"{timings['total']:.2f} s (real-time factor {facts['real_time_factor']:.2f})",
+        highlight=False,
+    )
+    spent = "   ".join(
+        f"{stage} {timings[stage]:.2f} s"
+        for stage in ("semantic", "coarse", "fine", "codec")
+        if stage in timings
+    )
+    console.print(f"  {spent}", style="dim", highlight=False)
+    if facts["num_dropped"]:
+        console.print(f"  note: {facts['num_dropped']} word pieces did not fit", style="yellow")
+    if facts["unknown_words"]:
+        words = ", ".join(facts["unknown_words"])
+        console.print(f"  note: words unknown to the model: {words}", style="yellow", markup=False)
+    if facts["finish_reason"] == "length":
+        console.print("  note: the model was cut off at its longest", style="yellow")

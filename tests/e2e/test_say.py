@@ -1,0 +1,165 @@
+"""The command line as a person uses it: real processes, real files, a real Ctrl-C."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline.audio import read_label
+
+SHORT = ["--set", "semantic.max_duration_s=0.4"]
+
+
+def test_say_writes_a_labelled_wav_and_keeps_the_generation(run, tmp_path):
+    done = run("say", "Hello", "-o", "hello.wav", "--seed", 7, "--json", *SHORT)
+    facts = json.loads(done.stdout)
+    samples, rate = soundfile.read(tmp_path / "hello.wav")
+    assert rate == 24_000
+    assert len(samples) == round(facts["duration_s"] * rate)
+    assert np.abs(samples).max() > 0.001
+    label = read_label(tmp_path / "hello.wav")
+    assert label["model"] == "nano"
+    assert label["generation_id"] == facts["id"]
+    kept = tmp_path / "bark-data" / "generations" / facts["id"][:2] / facts["id"]
+    assert json.loads((kept / "manifest.json").read_text())["seed"] == 7
+    assert set(np.load(kept / "tokens.npz")) == {"semantic_prompt", "coarse_prompt", "fine_prompt"}
+    assert "noise" in done.stderr
+
+
+def test_same_seed_gives_the_same_file(run, tmp_path):
+    for name in ("a.wav", "b.wav"):
+        run("say", "Hello", "-o", name, "--seed", 7, "--no-store", *SHORT)
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+    assert not (tmp_path / "bark-data").exists()
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "flac", "opus"])
+def test_suffix_chooses_the_format(run, tmp_path, suffix):
+    run("say", "Hello", "-o", f"x.{suffix}", "--no-store", *SHORT)
+    assert soundfile.info(tmp_path / f"x.{suffix}").frames > 1000
+
+
+def test_generation_becomes_a_voice_that_changes_the_sound(run, tmp_path):
+    first = json.loads(run("say", "Hello", "--seed", 1, "--json", *SHORT).stdout)
+    run("voices", "from-generation", first["id"], "narrator")
+    assert run("voices", "list").stdout.split() == ["narrator"]
+    shown = json.loads(run("voices", "show", "narrator", "--json").stdout)
+    assert shown["record"]["source"] == f"generation {first['id']}"
+    with_voice = json.loads(
+        run("say", "Hello", "--seed", 1, "-v", "narrator", "--json", *SHORT).stdout
+    )
+    assert with_voice["samples_sha256"] != first["samples_sha256"]
+    assert with_voice["voice_digests"] == {"narrator": shown["digest"]}
+    path = tmp_path / "bark-data" / "voices" / "narrator.npz"
+    run("voices", "add", path, "--name", "copy")
+    run("voices", "rm", "narrator")
+    assert run("voices", "list").stdout.split() == ["copy"]
+
+
+def test_dialogue_and_standard_input(run, tmp_path):
+    (tmp_path / "talk.json").write_text('[{"text": "Hello."}, {"text": "Good day."}]')
+    facts = json.loads(run("say", "--dialogue", "talk.json", "--json", *SHORT).stdout)
+    assert facts["num_segments"] == 2
+    assert run("say", "-", "-o", "x.wav", *SHORT, input="Hello from a pipe").returncode == 0
+
+
+BAD = [
+    pytest.param(["say", ""], 2, "empty", id="empty text"),
+    pytest.param(["say", "a\x07b"], 2, "U+0007", id="control character"),
+    pytest.param(["say", "a" * 100_000], 2, "limit", id="100,000 characters"),
+    pytest.param(["say", b"caf\xe9\xff"], 2, "U+DC", id="bytes that are no text"),
+    pytest.param(["say", "hi", "--set", "semantic.temperature=NaN"], 2, "temperature", id="nan"),
+    pytest.param(["say", "hi", "--set", "coarse.temperature=-1"], 2, "temperature", id="negative"),
+    pytest.param(["say", "hi", "--set", "semantic.top_k=0"], 2, "top_k", id="top_k 0"),
+    pytest.param(["say", "hi", "--seed", "9223372036854775808"], 2, "seed", id="seed"),
+    pytest.param(["say", "hi", "-v", "nobody"], 2, "voices list", id="unknown voice"),
+    pytest.param(["say", "hi", "-o", "x.xyz"], 2, "xyz", id="unknown format"),
+    pytest.param(["say", "hi", "-o", "no/such/x.wav"], 2, "no folder", id="no folder"),
+    pytest.param(["say", "hi", "-m", "nosuchmodel"], 1, "nosuchmodel", id="unknown model"),
+    pytest.param(["say", "hi", "-p", "fp8"], 2, "fp8", id="unknown precision"),
+    pytest.param(["say", "hi", "--device", "tpu"], 2, "tpu", id="unknown device"),
+    pytest.param(["say", "--nope"], 2, "nope", id="unknown option"),
+    pytest.param(["say"], 2, "TEXT", id="no text"),
+    pytest.param(["voices", "add", "absent.npz"], 2, "absent.npz", id="absent preset"),
+    pytest.param(["voices", "rm", "nobody"], 2, "nobody", id="absent voice"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "says"), BAD)
+def test_wrong_input_gets_one_clear_line(tmp_path, words, code, says):
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        env={**os.environ, "COLUMNS": "200", "TERM": "dumb"},
+        check=False,
+        timeout=120,
+    )
+    errors = done.stderr.decode()
+    assert done.returncode == code, errors
+    assert says in errors
+    assert "Traceback" not in errors
+    assert not list(tmp_path.glob("*.wav"))
+
+
+def test_wrong_preset_is_explained(run, tmp_path):
+    np.savez(
+        tmp_path / "bad.npz",
+        semantic_prompt=np.zeros(10, int),
+        coarse_prompt=np.zeros((3, 15), int),
+        fine_prompt=np.zeros((8, 15), int),
+    )
+    done = run("voices", "add", "bad.npz", ok=False)
+    assert done.returncode == 2
+    assert "coarse_prompt must be [2, m]" in done.stderr
+
+
+def test_full_disk_is_reported_and_leaves_no_file(run, tmp_path):
+    """A file size limit of 10 kB stands in for the full disk: the same failing write."""
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    done = run("say", "Hello", "-o", "x.wav", "--no-store", *SHORT, ok=False, preexec_fn=limit)
+    assert done.returncode == 1
+    assert "x.wav" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupt_in_the_middle_leaves_no_file(tmp_path):
+    text = "This is a long story about a dog. " * 40
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "say", text, "-o", "x.wav", "--no-store"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+    )
+    # the notice about nano comes before the model loads; then give it time to be in the middle
+    assert process.stderr.readline()
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors.decode()
+    assert b"Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_reports_every_part(run):
+    findings = json.loads(run("doctor", "--json", "--no-speak").stdout)
+    states = {finding["subject"]: finding["state"] for finding in findings}
+    assert states["torch"] == states["audio"] == states["model"] == states["store"] == "ok"
+
+
+def test_doctor_fails_on_a_broken_model(run, tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{}")
+    done = run("doctor", "-m", "./broken", "--no-speak", ok=False)
+    assert done.returncode == 1
+    assert "✗" in done.stdout
