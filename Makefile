@@ -1,0 +1,50 @@
+# Everything runs from .venv; the first target that needs it makes it. `make help` lists targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_TEXT := Hello, I am a small Bark. I run on your machine.
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check fix unit parity e2e bench gpu clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Editable, with the native kernels compiled by hatch_build.py; again when one of these changes.
+$(VENV)/.ready: pyproject.toml constraints.txt hatch_build.py $(wildcard pipeline/engine/native/*.h pipeline/engine/native/*.cpp)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian: apt install python3-venv"; exit 1; }
+	@echo "installing into $(VENV) (the first time takes a few minutes)"
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+venv: $(VENV)/.ready ## set up .venv
+
+demo: $(VENV)/.ready ## turn a sentence into a WAV
+	@$(BIN)/bark-serve say "$(DEMO_TEXT)" -o demo.wav --seed 7
+
+test: $(VENV)/.ready ## run all tests
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.ready ## format, lint, types, import rules, unit tests; changes nothing
+	@$(BIN)/ruff format --check --quiet . || { echo "run: make fix"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest tests/unit
+
+fix: $(VENV)/.ready ## format, and mend what ruff can
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+
+unit parity e2e: $(VENV)/.ready
+	@$(BIN)/python -m pytest tests/$@
+
+bench: $(VENV)/.ready ## measure against transformers (about 15 minutes)
+	@$(BIN)/bark-serve bench
+
+gpu: $(VENV)/.ready ## parity, reproducibility and benchmark on a CUDA device
+	@$(BIN)/python -m pytest tests -m gpu
+	@$(BIN)/bark-serve bench --device cuda --precision bf16 --backend torch
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis pipeline/engine/native/*.so
