@@ -22,7 +22,7 @@ from pipeline.errors import InvalidRequest, InvalidVoice
 from pipeline.identity import generation_id
 from pipeline.local import LocalStages
 from pipeline.models.checkpoint import Checkpoint, open_checkpoint
-from pipeline.models.locate import locate
+from pipeline.models.locate import locate, preset_fetcher
 from pipeline.payloads import (
     CoarseCodes,
     FineCodes,
@@ -100,7 +100,8 @@ class Bark:
         if slots < 1:
             raise InvalidRequest(f"slots must be at least 1, not {slots}.")
         where = Device(device, backend)
-        checkpoint = open_checkpoint(locate(str(model), revision=revision))
+        folder = locate(str(model), revision=revision)
+        checkpoint = open_checkpoint(folder)
         stages = LocalStages(
             checkpoint,
             device=where,
@@ -108,10 +109,7 @@ class Bark:
             num_slots=slots,
             tokenizer=None if tokenizer is None else Path(tokenizer),
         )
-        roots = [*voice_folders]
-        if checkpoint.voices_path is not None:
-            roots.append(checkpoint.voices_path)
-        library = VoiceLibrary(roots)
+        library = voice_library(str(model), checkpoint, voice_folders)
         return cls(checkpoint, stages, library, where, precision, str(model))
 
     @property
@@ -341,6 +339,14 @@ class Bark:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def voice_library(
+    model: str, checkpoint: Checkpoint, folders: Sequence[Path] = ()
+) -> VoiceLibrary:
+    """Return the presets of these folders and of the model, those on the hub among them."""
+    own = [] if checkpoint.voices_path is None else [checkpoint.voices_path]
+    return VoiceLibrary([*folders, *own], fetch=preset_fetcher(model, checkpoint.path))
 
 
 class _LoopThread:

@@ -1,11 +1,10 @@
-"""Write a file whole or not at all; play one."""
+"""Where a command's sound goes: check the place before the work; play a file."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 from pipeline.errors import InvalidRequest, StoreUnavailable
@@ -31,31 +30,6 @@ def check_writable(path: Path) -> None:
         raise InvalidRequest(f"there is no folder {path.parent}; make it first.")
     if not os.access(path.parent, os.W_OK):
         raise StoreUnavailable(f"can not write in {path.parent}.")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write so that the final name only ever shows the complete file.
-
-    Raises:
-        StoreUnavailable: the disk is full, the folder is read-only, …; nothing is left behind.
-    """
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise StoreUnavailable(f"can not write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def play(path: Path) -> None:

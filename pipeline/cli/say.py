@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from pipeline.cli import options
-from pipeline.cli.output import check_writable, play, write_whole
+from pipeline.cli.output import check_writable, play
 from pipeline.cli.progress import StageBars
 from pipeline.errors import InvalidRequest
 from pipeline.request import SynthesisRequest
@@ -76,7 +76,7 @@ def say(
 ) -> None:
     from pipeline.audio import SyntheticLabel, change_speed, encode, find_format, resample
     from pipeline.bark import Bark
-    from pipeline.store import Generations, LocalStore, Voices
+    from pipeline.store import Generations, LocalStore, Voices, replace_file
 
     fields = _fields(text, dialogue, chained, settings or [])
     fields["seed"] = seed
@@ -112,7 +112,7 @@ def say(
         label = SyntheticLabel(model, clip.id, clip.seed, voice)
         sound = encode(samples, rate, kind.name, label)
         if output is not None:
-            write_whole(output, sound)
+            replace_file(output, sound)
         facts = bark.manifest(clip)
         if store:
             generations = Generations(local)

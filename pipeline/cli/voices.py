@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,6 +12,11 @@ from rich.table import Table
 
 from pipeline.cli import options
 from pipeline.errors import BarkError, VoiceNotFound
+
+if TYPE_CHECKING:
+    from pipeline.models.checkpoint import Checkpoint
+    from pipeline.spec import BarkSpec
+    from pipeline.voices import VoiceLibrary
 
 app = typer.Typer(
     help="List, show, add and remove voice presets.", no_args_is_help=True, add_completion=False
@@ -131,20 +136,18 @@ def remove(name: Name, data: options.DataFolder = options.DEFAULT_DATA) -> None:
         raise VoiceNotFound(f"the store at {data} holds no voice {name!r}.")
 
 
-def _spec(model: str) -> Any:
+def _spec(model: str) -> BarkSpec:
+    return _open(model).spec
+
+
+def _library(model: str, data: Path) -> VoiceLibrary:
+    from pipeline.bark import voice_library
+
+    return voice_library(model, _open(model), [data / "voices"])
+
+
+def _open(model: str) -> Checkpoint:
     from pipeline.models.checkpoint import open_checkpoint
     from pipeline.models.locate import locate
 
-    return open_checkpoint(locate(model)).spec
-
-
-def _library(model: str, data: Path) -> Any:
-    from pipeline.models.checkpoint import open_checkpoint
-    from pipeline.models.locate import locate
-    from pipeline.voices import VoiceLibrary
-
-    roots = [data / "voices"]
-    checkpoint = open_checkpoint(locate(model))
-    if checkpoint.voices_path is not None:
-        roots.append(checkpoint.voices_path)
-    return VoiceLibrary(roots)
+    return open_checkpoint(locate(model))
