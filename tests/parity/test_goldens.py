@@ -8,18 +8,12 @@ import json
 import numpy as np
 import pytest
 from conftest import shared_folder
+from ways import DEVICES
 
 from pipeline import Bark
-from pipeline.engine.native_gpt import is_supported
 
 AUDIO_TOLERANCE = 2e-4
 LOGIT_TOLERANCE = 1e-4  # logits reach 24
-BACKENDS = [
-    "torch",
-    pytest.param(
-        "native", marks=pytest.mark.skipif(not is_supported()[0], reason=is_supported()[1])
-    ),
-]
 
 
 def _cases(*kinds: str) -> list:
@@ -30,17 +24,15 @@ def _cases(*kinds: str) -> list:
     return [pytest.param(c, id=c["name"]) for c in manifest["cases"] if c["kind"] in kinds]
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
-def backend(request):
+@pytest.fixture(scope="module", params=DEVICES)
+def where(request):
     return request.param
 
 
 @pytest.fixture(scope="module", params=["hf_ckpt", "suno_ckpt"])
-def bark(goldens, request, backend):
+def bark(goldens, request, where):
     vocabulary = goldens / "hf_ckpt" / "vocab.txt"
-    with Bark.load(
-        goldens / request.param, device="cpu", backend=backend, tokenizer=vocabulary
-    ) as bark:
+    with Bark.load(goldens / request.param, tokenizer=vocabulary, **where) as bark:
         yield bark
 
 

@@ -7,24 +7,20 @@ run meets another interleaving; the result must not notice.
 import asyncio
 import hashlib
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ways import NEEDS_KERNELS, WAYS
 
 from pipeline import Bark
-from pipeline.engine.native_gpt import is_supported
 
 TEXT, SEED = "Hello [laughs] world", 7
 SHORT = {"max_duration_s": 0.5, "allow_early_stop": False}
-NO_NATIVE = pytest.mark.skipif(not is_supported()[0], reason=is_supported()[1])
-WAYS = [
-    pytest.param((backend, precision), id=f"{backend}-{precision}", marks=marks)
-    for backend, marks in (("native", [NO_NATIVE]), ("torch", []))
-    for precision in ("fp32", "bf16", "int8")
-]
 
 
 def digest(clip) -> str:
@@ -41,8 +37,7 @@ def way(request):
 
 @pytest.fixture(scope="module")
 def bark(tiny, way):
-    backend, precision = way
-    with Bark.load(tiny, device="cpu", backend=backend, precision=precision, slots=4) as bark:
+    with Bark.load(tiny, slots=4, **way) as bark:
         yield bark
 
 
@@ -114,20 +109,17 @@ CHILD = """
 import json, sys
 from pipeline import Bark
 from test_reproducibility import SEED, SHORT, TEXT, digest
-path, backend, precision, slots = sys.argv[1:]
-with Bark.load(path, device="cpu", backend=backend, precision=precision, slots=int(slots)) as bark:
+path, way, slots = sys.argv[1:]
+with Bark.load(path, slots=int(slots), **json.loads(way)) as bark:
     clip = bark.generate(TEXT, seed=SEED, semantic=SHORT)
     print(json.dumps([clip.id, digest(clip)]))
 """
 
 
 def in_a_fresh_process(tiny, way, *, slots, **environment):
-    import os
-    from pathlib import Path
-
     folder = str(Path(__file__).parent)
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(tiny), *way, str(slots)],
+        [sys.executable, "-c", CHILD, str(tiny), json.dumps(way), str(slots)],
         env={**os.environ, "PYTHONPATH": folder, "PYTHONHASHSEED": "random", **environment},
         capture_output=True,
         text=True,
@@ -143,9 +135,9 @@ def test_bytes_and_id_are_equal_in_a_fresh_process(tiny, way, bark, alone):
     assert there == [here.id, alone]
 
 
-@NO_NATIVE
+@NEEDS_KERNELS
 def test_native_bytes_do_not_depend_on_slots_or_threads(tiny, way, alone):
-    if way[0] != "native":
-        pytest.skip("the torch backend's slots and threads are part of its device class")
+    if way["backend"] != "native":
+        return  # slots and threads are part of the torch backend's device class
     for threads in ("1", "3"):
         assert in_a_fresh_process(tiny, way, slots=9, OMP_NUM_THREADS=threads)[1] == alone

@@ -9,20 +9,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from ways import WAYS
 
 from pipeline import Bark
-from pipeline.engine.native_gpt import is_supported
 from pipeline.request import SemanticSettings
 
 # rms(error) over the spread of the logits, on this checkpoint; measured 3e-7 for fp32, 0.4 % for
 # bf16 (the original in bf16: 0.5…0.9 %) and 1.2 % for int8.
 BOUNDS = {"fp32": 1e-6, "bf16": 0.006, "int8": 0.02}
-NO_NATIVE = pytest.mark.skipif(not is_supported()[0], reason=is_supported()[1])
-WAYS = [
-    pytest.param((backend, precision), id=f"{backend}-{precision}", marks=marks)
-    for backend, marks in (("native", [NO_NATIVE]), ("torch", []))
-    for precision in BOUNDS
-]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +31,7 @@ def reference(tiny):
 
 @pytest.fixture(scope="module", params=WAYS)
 def bark(tiny, request):
-    backend, precision = request.param
-    with Bark.load(tiny, device="cpu", backend=backend, precision=precision, slots=2) as bark:
+    with Bark.load(tiny, slots=2, **request.param) as bark:
         yield bark
 
 

@@ -1,5 +1,7 @@
 """The rules of the stages as plain arithmetic, against numbers in the specification."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -79,10 +81,7 @@ def test_window_without_history_stands_for_eleven_windows():
     windows = plan(400)
     made = list(range(10_000, 11_200))
     prompts = [windows.prompt(made[: 60 * w]).tokens for w in range(13)]
-    grows = [
-        np.array_equal(after[: len(before)], before)
-        for before, after in zip(prompts, prompts[1:], strict=False)
-    ]
+    grows = [np.array_equal(after[: len(before)], before) for before, after in pairwise(prompts)]
     assert grows == [True] * 10 + [False] * 2
 
 
