@@ -1,0 +1,1 @@
+"""C++ sources of the CPU kernels, the library compiled from them, and its loader."""
