@@ -116,7 +116,7 @@ def say(
         facts = bark.manifest(clip)
         if store:
             generations = Generations(local)
-            generations.save(clip.id, sound, kind.name, clip.tokens.as_mapping(), facts)
+            generations.save(clip.id, sound, kind.extension, clip.tokens.as_mapping(), facts)
         if save_voice is not None:
             tokens = clip.tokens.checked(bark.spec)
             Voices(local).add(save_voice, tokens, {"source": f"generation {clip.id}"})

@@ -1,0 +1,360 @@
+"""Voice presets: from a name, a file or arrays to a checked `HistoryPrompt`.
+
+A preset is Suno's .npz with three arrays, or in transformers' folders three .npy files listed in
+`speaker_embeddings_path.json`. Everything read here may come from strangers: no pickles, no
+surprises in size, no names that lead elsewhere. Knows no networks and no torch.
+
+Source: bark/generation.py `_load_history_prompt` (suno-ai/bark f4f32d4), transformers
+`BarkProcessor._load_voice_preset`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+import json
+import math
+import threading
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InvalidRequest, InvalidVoice, StoreUnavailable, VoiceNotFound
+from pipeline.payloads import HistoryPrompt
+from pipeline.spec import BarkSpec
+from pipeline.store import check_voice_name, pack_arrays, replace_file
+
+# The presets that Suno published, by the names that its code accepts.
+SUNO_LANGUAGES: Final = (
+    "en",
+    "de",
+    "es",
+    "fr",
+    "hi",
+    "it",
+    "ja",
+    "ko",
+    "pl",
+    "pt",
+    "ru",
+    "tr",
+    "zh",
+)
+SUNO_PRESETS: Final = (
+    "announcer",
+    *(
+        f"{folder}{language}_speaker_{number}"
+        for folder in ("", "v2/")
+        for language in SUNO_LANGUAGES
+        for number in range(10)
+    ),
+)
+
+# Suno's largest preset has 98 KB; an hour of speech as tokens has 9 MB.
+MAX_PRESET_BYTES: Final = 10_000_000
+
+_INDEX = "speaker_embeddings_path.json"
+_CANONICAL: Final[dict[str, type[np.signedinteger[Any]]]] = {
+    "semantic_prompt": np.int64,
+    "coarse_prompt": np.int32,
+    "fine_prompt": np.int32,
+}
+
+
+def read_voice(
+    source: str | Path | Mapping[str, Any] | HistoryPrompt,
+    *,
+    spec: BarkSpec,
+    voices: VoiceLibrary | None,
+    allow_paths: bool = True,
+) -> HistoryPrompt:
+    """Find a voice preset and check that this model can use it.
+
+    Args:
+        source: a preset's name, a path that ends in .npz, the three arrays under Suno's names,
+            or a history prompt.
+        voices: where names are looked up.
+        allow_paths: False for callers from elsewhere, who must not read this machine's files.
+
+    Raises:
+        VoiceNotFound: no such preset or file; says which names are close.
+        InvalidVoice: says which array is wrong, and what was expected.
+        InvalidRequest: a string that is neither a name nor a path.
+        StoreUnavailable: the file can not be read.
+    """
+    return _find(source, voices, allow_paths).checked(spec)
+
+
+def _find(
+    source: str | Path | Mapping[str, Any] | HistoryPrompt,
+    voices: VoiceLibrary | None,
+    allow_paths: bool,
+) -> HistoryPrompt:
+    if isinstance(source, HistoryPrompt):
+        return _from_arrays(source.as_mapping())
+    if isinstance(source, Mapping):
+        return _from_arrays(source)
+    if allow_paths and (isinstance(source, Path) or source.endswith(".npz")):
+        path = Path(source)
+        if path.suffix != ".npz":
+            raise InvalidVoice(f"{path} is no voice preset: presets are .npz files")
+        return voice_from_bytes(_read_file(path))
+    name = check_voice_name(str(source))
+    if voices is None:
+        raise VoiceNotFound(f"no voice preset {name!r}: this model has none")
+    return voices.get(name)
+
+
+def voice_from_bytes(data: bytes) -> HistoryPrompt:
+    """Read an .npz from a file or an upload, whoever made it.
+
+    Returns:
+        Arrays of the right types. `HistoryPrompt.checked` says if a model can use them.
+
+    Raises:
+        InvalidVoice: not an .npz, broken, too large, or without the three arrays of numbers.
+    """
+    if len(data) > MAX_PRESET_BYTES:
+        raise InvalidVoice(f"the voice preset is larger than {MAX_PRESET_BYTES:,} bytes")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {info.filename: info for info in archive.infolist()}
+            wanted = {key: members.get(f"{key}.npy") for key in _CANONICAL}
+            size = sum(info.file_size for info in wanted.values() if info is not None)
+            if size > MAX_PRESET_BYTES:
+                raise InvalidVoice(f"the voice preset unpacks to {size:,} bytes: too large")
+            # A member never yields more than the size it states, however it was compressed.
+            arrays = {
+                key: _parse_npy(archive.read(info), key)
+                for key, info in wanted.items()
+                if info is not None
+            }
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+        raise InvalidVoice(
+            f"the voice preset is no .npz file, or a damaged one: {error}"
+        ) from error
+    except (NotImplementedError, RuntimeError) as error:  # odd compression; a password
+        raise InvalidVoice(f"the voice preset can not be unpacked: {error}") from error
+    return _from_arrays(arrays)
+
+
+def save_voice(prompt: HistoryPrompt, path: str | Path) -> None:
+    """Write a preset as Suno's .npz; equal prompts give equal bytes.
+
+    Raises:
+        InvalidRequest: the path does not end in .npz.
+        StoreUnavailable: it can not be written; nothing was changed.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise InvalidRequest(f"{path.name!r} must end in .npz")
+    replace_file(path, pack_arrays(prompt.as_mapping()))
+
+
+def voice_digest(prompt: HistoryPrompt) -> str:
+    """Return the sha256 of the arrays: the same on every machine, however they were stored."""
+    digest = hashlib.sha256()
+    for name, array in prompt.as_mapping().items():
+        canonical = array.astype(np.dtype(_CANONICAL[name]).newbyteorder("<"))
+        digest.update(f"{name}:{canonical.dtype.str}:{list(canonical.shape)};".encode())
+        digest.update(canonical.tobytes())
+    return digest.hexdigest()
+
+
+# ── a library of presets ─────────────────────────────────────────────────────────────────────────
+class VoiceLibrary:
+    """Presets by name, from several folders. Safe to share between threads.
+
+    Args:
+        roots: searched in this order. Each holds `{name}.npz` files (Suno's folder, or the
+            `voices` of a store) or transformers' `speaker_embeddings_path.json`. A folder may
+            appear, change or be missing at any time.
+        fetch: brings one of Suno's presets, which is on no root, onto this machine: name → its
+            .npz, or a folder like those of `roots`. Asked for published names only.
+        max_cached: presets that stay in memory; a changed file is read again.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[Path] = (),
+        *,
+        fetch: Callable[[str], Path] | None = None,
+        max_cached: int = 256,
+    ) -> None:
+        self.roots = tuple(Path(root) for root in roots)
+        self._fetch = fetch
+        self._max_cached = max_cached
+        self._cache: OrderedDict[tuple[object, ...], HistoryPrompt] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def names(self) -> list[str]:
+        """Return every name that `get` knows, sorted."""
+        found: set[str] = set(SUNO_PRESETS if self._fetch is not None else ())
+        for root in self.roots:
+            if index := _read_index(root):
+                found |= {name for name in index if _indexed(root, index, name)}
+                continue
+            for pattern in ("*.npz", "*/*.npz"):
+                for path in root.glob(pattern):
+                    found.add(path.relative_to(root).as_posix().removesuffix(".npz"))
+        return sorted(name for name in found if _is_name(name))
+
+    def get(self, name: str) -> HistoryPrompt:
+        """Return a preset.
+
+        The arrays are shared: do not write to them. Whether they fit a model is checked by
+        `read_voice`.
+
+        Raises:
+            VoiceNotFound: none of this name; says which are close.
+            InvalidVoice: there is one, but it is broken.
+            InvalidRequest: no name at all.
+        """
+        check_voice_name(name)
+        for root in self.roots:
+            if paths := _locate(root, name):
+                return self._read(paths)
+        if self._fetch is not None and name in SUNO_PRESETS:
+            fetched = self._fetch(name)
+            if paths := [fetched] if fetched.suffix == ".npz" else _locate(fetched, name):
+                return self._read(paths)
+        names = self.names()
+        close = difflib.get_close_matches(name, names, n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else "."
+        raise VoiceNotFound(
+            f"There is no voice preset {name!r}{hint} "
+            f"`bark-serve voices list` shows all {len(names)}."
+        )
+
+    def _read(self, paths: list[Path]) -> HistoryPrompt:
+        try:
+            facts = [path.stat() for path in paths]
+        except OSError as error:
+            raise StoreUnavailable(f"can not read {paths[0]}: {error.strerror}") from error
+        key = tuple((str(p), f.st_mtime_ns, f.st_size) for p, f in zip(paths, facts, strict=True))
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
+        if len(paths) == 1:
+            prompt = voice_from_bytes(_read_file(paths[0]))
+        else:
+            prompt = _from_arrays(
+                {
+                    name: _parse_npy(_read_file(path), name)
+                    for name, path in zip(_CANONICAL, paths, strict=True)
+                }
+            )
+        with self._lock:
+            self._cache[key] = prompt
+            while len(self._cache) > self._max_cached:
+                self._cache.popitem(last=False)
+        return prompt
+
+
+def _locate(root: Path, name: str) -> list[Path]:
+    """Return a preset's one .npz or three .npy files; none if the root does not have it."""
+    if index := _read_index(root):
+        return _indexed(root, index, name)
+    path = root / f"{name}.npz"
+    return [path] if path.is_file() else []
+
+
+def _indexed(root: Path, index: Mapping[str, Any], name: str) -> list[Path]:
+    files = index.get(name)
+    if not isinstance(files, Mapping):
+        return []
+    paths = []
+    for key in _CANONICAL:
+        relative = PurePosixPath(str(files.get(key, "")))
+        if relative.is_absolute() or ".." in relative.parts or "\\" in str(relative):
+            raise InvalidVoice(f"{root / _INDEX}: the {key} of {name!r} lies outside the folder")
+        paths.append(root / relative)
+    return paths if all(path.is_file() for path in paths) else []
+
+
+def _read_index(root: Path) -> Mapping[str, Any]:
+    path = root / _INDEX
+    try:
+        index = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise StoreUnavailable(f"can not read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InvalidVoice(f"{path} is no JSON: {error}") from error
+    return index if isinstance(index, Mapping) else {}
+
+
+def _is_name(name: str) -> bool:
+    try:
+        check_voice_name(name)
+    except InvalidRequest:
+        return False
+    return True
+
+
+# ── arrays from strangers ────────────────────────────────────────────────────────────────────────
+def _read_file(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise VoiceNotFound(f"there is no voice preset {path}")
+        with path.open("rb") as file:
+            data = file.read(MAX_PRESET_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise StoreUnavailable(f"can not read {str(path)!r}: {error}") from error
+    if len(data) > MAX_PRESET_BYTES:
+        raise InvalidVoice(f"{path} is larger than {MAX_PRESET_BYTES:,} bytes")
+    return data
+
+
+def _parse_npy(data: bytes, name: str) -> NDArray[Any]:
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read_header(file)
+        if dtype.hasobject:
+            raise InvalidVoice(f"{name} holds Python objects instead of numbers")
+        # Before anything is allocated: a header may promise terabytes.
+        if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+            raise InvalidVoice(f"{name} is cut off: its header promises {list(shape)} {dtype}")
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, TypeError, EOFError, SyntaxError) as error:
+        raise InvalidVoice(f"{name} is no array: {error}") from error
+
+
+def _from_arrays(arrays: Mapping[str, Any]) -> HistoryPrompt:
+    if missing := [key for key in _CANONICAL if key not in arrays]:
+        raise InvalidVoice(
+            f"the voice preset has no {', '.join(missing)}; it needs {', '.join(_CANONICAL)}"
+        )
+    semantic, coarse, fine = (_to_integers(arrays[key], key) for key in _CANONICAL)
+    return HistoryPrompt(semantic.astype(np.int64), coarse.astype(np.int32), fine.astype(np.int32))
+
+
+def _to_integers(values: Any, name: str) -> NDArray[Any]:
+    """Return whole numbers that fit 32 bits, however they were stored (Suno itself uses uint16)."""
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError) as error:  # rows of unequal length
+        raise InvalidVoice(f"{name} is no array: {error}") from error
+    if array.dtype.kind not in "iuf":
+        raise InvalidVoice(f"{name} must hold integers, not {array.dtype}")
+    if array.dtype.kind == "f" and not np.all(np.isfinite(array) & (array == np.trunc(array))):
+        raise InvalidVoice(f"{name} must hold whole numbers; some are fractions or NaN")
+    if array.size and not -(2**31) <= array.min() <= array.max() < 2**31:
+        raise InvalidVoice(f"{name} holds numbers that no model knows: {array.max():.4g}")
+    return array

@@ -1,0 +1,410 @@
+"""The store: whole objects or none, whoever races, dies or runs out of disk."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.errors import InvalidRequest, StoreUnavailable, VoiceNotFound
+from pipeline.payloads import HistoryPrompt
+from pipeline.store import Generations, LocalStore, Store, Voices, pack_arrays, replace_file
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "data")
+
+
+def files(store: LocalStore) -> list[str]:
+    found = (path for path in store.root.rglob("*") if path.is_file())
+    return sorted(path.relative_to(store.root).as_posix() for path in found)
+
+
+def python(code: str, *args: object) -> subprocess.Popen[str]:
+    """Start a process that has imported the store."""
+    code = f"import os, sys, time\nfrom pipeline.store import LocalStore\n{code}"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+# ── objects ──────────────────────────────────────────────────────────────────────────────────────
+def test_objects_are_put_replaced_listed_and_deleted(store: Store) -> None:
+    assert store.get("jobs/1.json") is None
+    store.put("jobs/1.json", b"one")
+    store.put("jobs/1.json", b"two")
+    store.put("jobs/10.json", b"")
+    store.put("voices/v2/a.npz", b"x")
+    assert store.get("jobs/1.json") == b"two"
+    assert store.get("jobs/10.json") == b""
+    assert store.list() == ["jobs/1.json", "jobs/10.json", "voices/v2/a.npz"]
+    assert store.list("jobs/1.") == ["jobs/1.json"]
+    assert store.list("voices/") == ["voices/v2/a.npz"]
+    assert store.list("nothing/") == []
+    assert store.delete("jobs/1.json")
+    assert not store.delete("jobs/1.json")
+    assert store.get("jobs/1.json") is None
+
+
+def test_first_create_wins_and_its_bytes_stay(store: LocalStore) -> None:
+    assert store.put_if_absent("a/b", b"first")
+    assert not store.put_if_absent("a/b", b"second")
+    assert store.get("a/b") == b"first"
+    assert files(store) == ["a/b"]
+
+
+def test_a_folder_is_no_object(store: Store) -> None:
+    store.put("a/b", b"x")
+    assert store.get("a") is None
+    assert store.get("a/b/c") is None
+    assert not store.delete("a")
+    assert not store.delete("a/b/c")
+    assert store.list("a/b/") == []
+
+
+def test_reading_leaves_no_trace(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "data")
+    assert store.get("a") is None
+    assert store.list() == []
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("", ".", "..", "/etc/passwd", "../x", "a/../b", "a//b", "a/", "/a", ".tmp/x", "a/.b"),
+        *("a\\b", "a\0b", "a\n", "ä", "a b", "C:x", "a" * 201, "a/" * 600 + "a"),
+    ],
+    ids=repr,
+)
+def test_key_that_would_leave_the_store_is_refused(store: LocalStore, key: str) -> None:
+    for act in (store.get, store.delete, store.path, lambda k: store.put(k, b"")):
+        with pytest.raises(InvalidRequest, match="no key"):
+            act(key)
+    with pytest.raises(InvalidRequest, match="no key"):
+        store.put_if_absent(key, b"")
+
+
+# ── races, kills, full disks ─────────────────────────────────────────────────────────────────────
+RACE = """
+store, start = LocalStore(sys.argv[1]), float(sys.argv[3])
+content = sys.argv[2].encode() * 100_000
+if len(sys.argv) > 4:
+    def no_links(*_):
+        raise OSError(95, "Operation not supported")
+    def slow_replace(*paths, replace=os.replace):
+        time.sleep(0.2)  # between the look and the move
+        replace(*paths)
+    os.link, os.replace = no_links, slow_replace
+time.sleep(max(0, start - time.time()))
+print(store.put_if_absent("shared/key", content))
+"""
+
+
+@pytest.mark.parametrize("mode", [[], ["no links"]], ids=["hard links", "no hard links"])
+def test_of_sixteen_processes_one_creates(store: LocalStore, mode: list[str]) -> None:
+    start = time.time() + 2.0
+    racers = {f"{i:x}": python(RACE, store.root, f"{i:x}", start, *mode) for i in range(16)}
+    said = {name: racer.communicate(timeout=60)[0].strip() for name, racer in racers.items()}
+    winners = [name for name, answer in said.items() if answer == "True"]
+    assert sorted(said.values()) == ["False"] * 15 + ["True"], said
+    assert store.get("shared/key") == winners[0].encode() * 100_000
+    assert set(files(store)) - {".lock"} == {"shared/key"}
+
+
+KILLED = """
+store = LocalStore(sys.argv[1])
+print("ready", flush=True)
+getattr(store, sys.argv[2])("big", b"x" * 300_000_000)
+print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize("method", ["put", "put_if_absent"])
+def test_killed_writer_leaves_nothing_under_the_key(store: LocalStore, method: str) -> None:
+    writer = python(KILLED, store.root, method)
+    drafts: list[Path] = []
+    while not drafts and writer.poll() is None:
+        drafts = [*store.root.glob(".tmp/*")]
+    writer.send_signal(signal.SIGKILL)
+    output, _ = writer.communicate(timeout=60)
+    assert "done" not in output, "the write was over before the kill: make it larger"
+    assert drafts, output
+    assert store.get("big") is None
+    assert store.list() == []
+    # What is left is swept a day later, and does not stop anyone.
+    assert store.put_if_absent("big", b"new")
+    (draft,) = store.root.glob(".tmp/*")
+    LocalStore(store.root)
+    assert draft.exists()
+    os.utime(draft, (0, 0))
+    LocalStore(store.root)
+    assert files(store) == ["big"]
+
+
+FULL = """
+import resource
+from pipeline.errors import StoreUnavailable
+from pipeline.store import Generations
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+store = LocalStore(sys.argv[1])
+store.put("small", b"old")
+for write in (
+    lambda: store.put("big", b"x" * 1_000_000),
+    lambda: store.put_if_absent("big", b"x" * 1_000_000),
+    lambda: store.put("small", b"x" * 1_000_000),
+    lambda: Generations(store).save("abcd", b"x" * 1_000_000, "wav", {}, {}),
+):
+    try:
+        write()
+    except StoreUnavailable as error:
+        print(error)
+"""
+
+
+def test_full_disk_is_reported_and_leaves_nothing(store: LocalStore) -> None:
+    writer = python(FULL, store.root)
+    output, _ = writer.communicate(timeout=60)
+    lines = output.splitlines()
+    assert len(lines) == 4, output
+    assert lines[0] == f"can not write {store.root / 'big'}: File too large (EFBIG)"
+    assert store.get("small") == b"old"
+    assert files(store) == ["small"]
+    assert Generations(store).load_manifest("abcd") is None
+
+
+def test_store_below_a_file_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    broken = LocalStore(tmp_path / "file" / "data")
+    for act in (lambda: broken.put("a", b""), lambda: broken.put_if_absent("a", b"")):
+        with pytest.raises(StoreUnavailable, match=r"can not write .*data/a: .* \(ENOTDIR\)"):
+            act()
+    assert broken.get("a") is None
+
+
+def test_every_operation_names_path_and_reason(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_args: object, **_more: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    store.put("a", b"")
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(StoreUnavailable, match=r"can not read .*/a: Permission denied \(EACCES\)"):
+        store.get("a")
+    monkeypatch.setattr(Path, "unlink", denied)
+    with pytest.raises(StoreUnavailable, match=r"can not delete .*/a: Permission denied"):
+        store.delete("a")
+    monkeypatch.setattr("pipeline.store.os.scandir", denied)
+    with pytest.raises(StoreUnavailable, match=r"can not list .*: Permission denied"):
+        store.list()
+
+
+def test_replaced_file_survives_a_failed_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "with space.npz"
+    replace_file(path, b"old")
+
+    def full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pipeline.store.os.fsync", full)
+    with pytest.raises(StoreUnavailable, match=r"No space left on device \(ENOSPC\)"):
+        replace_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["with space.npz"]
+
+
+# ── generations ──────────────────────────────────────────────────────────────────────────────────
+ID = "ab12cd34"
+TOKENS: dict[str, NDArray[Any]] = {
+    "semantic_prompt": np.arange(5),
+    "fine_prompt": np.zeros((8, 7), np.int32),
+}
+
+
+def test_generation_is_kept_whole(store: LocalStore) -> None:
+    generations = Generations(store)
+    manifest = generations.save(ID, b"RIFF", "wav", TOKENS, {"text": "Grüße", "seed": 7})
+    assert manifest == {
+        "id": ID,
+        "format": "wav",
+        "sha256": hashlib.sha256(b"RIFF").hexdigest(),
+        "text": "Grüße",
+        "seed": 7,
+    }
+    assert generations.load_manifest(ID) == manifest
+    assert generations.audio(ID) == b"RIFF"
+    tokens = generations.load_tokens(ID)
+    assert tokens is not None
+    assert tokens.keys() == TOKENS.keys()
+    for name, array in TOKENS.items():
+        np.testing.assert_array_equal(tokens[name], array)
+        assert tokens[name].dtype == array.dtype
+    folder = f"generations/ab/{ID}"
+    assert store.list() == [f"{folder}/{f}" for f in ("audio.wav", "manifest.json", "tokens.npz")]
+    assert generations.list() == [ID]
+    assert generations.delete(ID)
+    assert store.list() == []
+    assert not generations.delete(ID)
+
+
+def test_generation_without_manifest_is_none(store: LocalStore) -> None:
+    generations = Generations(store)
+    store.put(f"generations/ab/{ID}/audio.wav", b"RIFF")
+    store.put(f"generations/ab/{ID}/tokens.npz", pack_arrays(TOKENS))
+    assert generations.load_manifest(ID) is None
+    assert generations.audio(ID) is None
+    assert generations.load_tokens(ID) is None
+    assert generations.list() == []
+
+
+def test_manifest_goes_last(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    create = store.put_if_absent
+
+    def spy(key: str, data: bytes) -> bool:
+        written.append(key.rpartition("/")[2])
+        return create(key, data)
+
+    monkeypatch.setattr(store, "put_if_absent", spy)
+    Generations(store).save(ID, b"", "wav", TOKENS, {})
+    assert written == ["audio.wav", "tokens.npz", "manifest.json"]
+
+
+def test_second_save_of_an_id_changes_nothing(store: LocalStore) -> None:
+    generations = Generations(store)
+    first = generations.save(ID, b"one", "wav", TOKENS, {"n": 1})
+    assert generations.save(ID, b"two", "mp3", {}, {"n": 2}) == first
+    assert generations.audio(ID) == b"one"
+    assert len(store.list()) == 3
+
+
+def test_save_after_a_dead_writer_describes_what_is_stored(store: LocalStore) -> None:
+    store.put(f"generations/ab/{ID}/audio.wav", b"of the dead")
+    manifest = Generations(store).save(ID, b"ours", "wav", TOKENS, {})
+    assert manifest["sha256"] == hashlib.sha256(b"of the dead").hexdigest()
+    assert Generations(store).audio(ID) == b"of the dead"
+
+
+def test_damaged_files_are_reported(store: LocalStore) -> None:
+    generations = Generations(store)
+    generations.save(ID, b"", "wav", TOKENS, {})
+    store.put(f"generations/ab/{ID}/tokens.npz", b"PK no")
+    with pytest.raises(StoreUnavailable, match=r"tokens.npz is damaged"):
+        generations.load_tokens(ID)
+    for content in (b"{", b"[]", b"\xff"):
+        store.put(f"generations/ab/{ID}/manifest.json", content)
+        with pytest.raises(StoreUnavailable, match=r"manifest.json is damaged"):
+            generations.load_manifest(ID)
+
+
+@pytest.mark.parametrize("generation_id", ["", "abc", "../../x", "a/b/c", "ab.cd", "a" * 129])
+def test_bad_generation_id_is_refused(store: LocalStore, generation_id: str) -> None:
+    with pytest.raises(InvalidRequest, match="no generation id"):
+        Generations(store).load_manifest(generation_id)
+
+
+def test_bad_format_is_refused(store: LocalStore) -> None:
+    with pytest.raises(InvalidRequest, match="no audio format"):
+        Generations(store).save(ID, b"", "../wav", {}, {})
+
+
+# ── voices ───────────────────────────────────────────────────────────────────────────────────────
+def prompt(first: int = 1) -> HistoryPrompt:
+    semantic = np.arange(first, first + 10)
+    return HistoryPrompt(semantic, np.ones((2, 15), np.int32), np.ones((8, 15), np.int32))
+
+
+def test_voice_is_kept_with_its_record(store: LocalStore) -> None:
+    voices = Voices(store)
+    voices.add("mine", prompt(), {"source": "a test"})
+    voices.add("v2/mine", prompt(), {})
+    assert store.list() == [
+        f"voices/{n}" for n in ("mine.json", "mine.npz", "v2/mine.json", "v2/mine.npz")
+    ]
+    assert voices.list() == ["mine", "v2/mine"]
+    assert voices.show("mine") == {"name": "mine", "source": "a test"}
+    with np.load(io.BytesIO(voices.read("mine"))) as arrays:
+        np.testing.assert_array_equal(arrays["semantic_prompt"], prompt().semantic)
+    assert voices.remove("mine")
+    assert voices.list() == ["v2/mine"]
+    assert not voices.remove("mine")
+    assert voices.show("mine") is None
+    with pytest.raises(VoiceNotFound, match="'mine'"):
+        voices.read("mine")
+
+
+def test_adding_a_voice_again_is_no_error_but_another_is(store: LocalStore) -> None:
+    voices = Voices(store)
+    voices.add("mine", prompt(), {"n": 1})
+    voices.add("mine", prompt(), {"n": 2})
+    assert voices.show("mine") == {"name": "mine", "n": 1}
+    with pytest.raises(InvalidRequest, match="another voice named 'mine'"):
+        voices.add("mine", prompt(2), {})
+
+
+def test_half_written_voice_is_finished_or_removed(store: LocalStore) -> None:
+    voices = Voices(store)
+    voices.add("mine", prompt(), {})
+    store.delete("voices/mine.json")
+    assert voices.list() == []
+    voices.add("mine", prompt(), {"n": 2})
+    assert voices.show("mine") == {"name": "mine", "n": 2}
+    store.delete("voices/mine.json")
+    assert voices.remove("mine")
+    assert store.list() == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "..",
+        "../x",
+        "/x",
+        "a/../b",
+        "a/b/c",
+        "a\\b",
+        "a\0",
+        "a\n",
+        ".a",
+        "-a",
+        "a/",
+        "ä",
+        "a b",
+        "x.npz",
+        "x.json",
+        "a" * 65,
+    ],
+    ids=repr,
+)
+def test_bad_voice_name_is_refused(store: LocalStore, name: str) -> None:
+    with pytest.raises(InvalidRequest, match="no voice name"):
+        Voices(store).add(name, prompt(), {})
+
+
+def test_equal_arrays_give_equal_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pack_arrays(prompt().as_mapping())
+    monkeypatch.setattr(time, "time", lambda: 2e9)
+    arrays = {name: np.asfortranarray(array) for name, array in prompt().as_mapping().items()}
+    assert pack_arrays(dict(reversed(arrays.items()))) == first
