@@ -312,13 +312,13 @@ class Bark:
         return self._loop.run(call)[0].codes
 
     def decode(self, fine: NDArray[Any]) -> Float32:
-        """Return float32 [320 F] for fine [K, F], K up to the codec's codebooks.
+        """Return float32 [320 F] for fine [1…8, F].
 
         Raises:
             InvalidRequest: a wrong shape, or codes that the codec does not know.
         """
         codes = _integers(fine, "fine", 2, self.spec.codebook_size).astype(np.int32)
-        most = self.spec.codec.num_codebooks
+        most = self.spec.fine.num_codebooks
         if not 1 <= len(codes) <= most:
             raise InvalidRequest(f"fine has {len(codes)} codebooks; the codec takes 1…{most}.")
         return self._loop.run(self.stages.codec(FineCodes(codes), _call(0)))[0].samples

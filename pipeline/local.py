@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -85,7 +86,8 @@ class LocalStages:
         )
         decoder = CodecDecoder(
             partial(checkpoint.tensor, "codec"),
-            spec.codec,
+            # of EnCodec's 32 codebooks Bark fills 8
+            replace(spec.codec, num_codebooks=spec.fine.num_codebooks),
             device.torch,
             CODEC_THREADS if device.backend == "native" else None,
         )

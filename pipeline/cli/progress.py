@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-UNITS = {"semantic": "tokens", "coarse": "tokens", "fine": "passes", "codec": "clips"}
+UNITS = {"semantic": "tokens", "coarse": "tokens", "fine": "passes", "codec": "pieces"}
 
 
 class StageBars:

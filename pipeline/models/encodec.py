@@ -1,8 +1,12 @@
-"""The EnCodec decoder: codes → samples, in fp32.
+"""The EnCodec decoder: codes → samples, in fp32, a piece at a time.
 
 The network is `SEANetDecoder` of encodec 0.1.1 (transformers: `EncodecDecoder`): causal
 convolutions padded on the left by reflection, two LSTM layers, transposed convolutions cut on
-the right. Weight norm arrives folded away, since it is constant. Equal to transformers' within
+the right. Weight norm arrives folded away, since it is constant.
+
+Being causal it can be run in pieces, if every layer remembers the end of its last input; only the
+very start, which is reflected, must be there at once. So memory does not grow with a clip's
+length, and the sound can leave while the rest is made. Equal to transformers' in one shot within
 1e-6; docs/decisions/0006 says why it is written out here.
 """
 
@@ -10,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +24,12 @@ from torch.nn import functional
 
 from pipeline.models.gpt import TensorReader
 from pipeline.spec import CodecSpec
+
+# What a layer keeps between two pieces, by layer.
+Memory = dict[object, Any]
+# 1.7 s of sound. The first piece must hold the 7 frames that the reflected start needs, unless
+# the whole clip is shorter.
+PIECE_FRAMES = 128
 
 
 class CodecDecoder:
@@ -40,16 +51,33 @@ class CodecDecoder:
         self._codebooks = [read(f"codebooks.{k}").to(device) for k in range(spec.num_codebooks)]
         self._decoder = _Decoder(read, spec, device)
 
+    @property
+    def num_codebooks(self) -> int:
+        return len(self._codebooks)
+
+    def num_pieces(self, frames: int) -> int:
+        return -(-frames // PIECE_FRAMES)
+
+    def decode(self, codes: NDArray[np.int32]) -> Iterator[NDArray[np.float32]]:
+        """Decode codes [K, F], K up to `num_codebooks`, in pieces of up to 128 frames.
+
+        Yields:
+            float32 [frames of the piece * hop]. The pieces' lengths are fixed, so that the
+            rounding of a clip depends on its codes alone.
+        """
+        memory: Memory = {}
+        for first in range(0, codes.shape[1], PIECE_FRAMES):
+            yield self._piece(codes[:, first : first + PIECE_FRAMES], memory)
+
     @torch.inference_mode()
-    def __call__(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Decode codes [K, F], K up to the model's codebooks, into float32 [F * hop]."""
+    def _piece(self, codes: NDArray[np.int32], memory: Memory) -> NDArray[np.float32]:
         on_device = torch.from_numpy(codes.astype(np.int64)).to(self._device)
         latent = self._codebooks[0][on_device[0]]  # [F, C]
         for codebook, row in zip(self._codebooks[1:], on_device[1:], strict=False):
             latent = latent + codebook[row]
         with _threads(self._num_threads):
-            samples: NDArray[np.float32] = self._decoder(latent.T[None])[0, 0].cpu().numpy()
-        return samples
+            samples = self._decoder(latent.T[None], memory)
+        return samples[0, 0].cpu().numpy()
 
 
 @contextmanager
@@ -95,14 +123,15 @@ class _Decoder:
             index += 2 + spec.num_residual_layers
         self._last = conv(f"layers.{index + 1}.conv")
 
-    def __call__(self, latent: Tensor) -> Tensor:
-        x = self._first(latent)  # [1, C, F]
-        x = x + self._lstm(x.permute(2, 0, 1))[0].permute(1, 2, 0)
+    def __call__(self, latent: Tensor, memory: Memory) -> Tensor:
+        x = self._first(latent, memory)  # [1, C, F]
+        y, memory[self._lstm] = self._lstm(x.permute(2, 0, 1), memory.get(self._lstm))
+        x = x + y.permute(1, 2, 0)
         for up, blocks in self._stages:
-            x = up(functional.elu(x))
+            x = up(functional.elu(x), memory)
             for block in blocks:
-                x = block(x)
-        return self._last(functional.elu(x))
+                x = block(x, memory)
+        return self._last(functional.elu(x), memory)
 
 
 class _Conv:
@@ -112,13 +141,18 @@ class _Conv:
         self._weight, self._bias, self._dilation = weight, bias, dilation
         self._padding = (weight.shape[-1] - 1) * dilation
 
-    def __call__(self, x: Tensor) -> Tensor:
-        length = x.shape[-1]
+    def __call__(self, x: Tensor, memory: Memory) -> Tensor:
         if self._padding:
-            # a start too short to reflect is lengthened by zeros first, and cut again
-            x = functional.pad(x, (0, max(0, self._padding + 1 - length)))
-            x = functional.pad(x, (self._padding, 0), mode="reflect")[..., : self._padding + length]
+            past = memory.get(self)
+            x = self._reflected(x) if past is None else torch.cat([past, x], dim=-1)
+            memory[self] = x[..., -self._padding :]
         return functional.conv1d(x, self._weight, self._bias, dilation=self._dilation)
+
+    def _reflected(self, x: Tensor) -> Tensor:
+        """Pad the start; one too short to reflect is lengthened by zeros first, and cut again."""
+        length = x.shape[-1]
+        x = functional.pad(x, (0, max(0, self._padding + 1 - length)))
+        return functional.pad(x, (self._padding, 0), mode="reflect")[..., : self._padding + length]
 
 
 class _TransposedConv:
@@ -126,19 +160,25 @@ class _TransposedConv:
 
     def __init__(self, weight: Tensor, bias: Tensor, stride: int) -> None:
         self._weight, self._bias, self._stride = weight, bias, stride
+        self._overlap = (weight.shape[-1] - 1) // stride  # inputs that reach into the next output
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, memory: Memory) -> Tensor:
+        past = memory.get(self)
+        before = 0 if past is None else past.shape[-1]
+        x = x if past is None else torch.cat([past, x], dim=-1)
+        memory[self] = x[..., -self._overlap :]
         y = functional.conv_transpose1d(x, self._weight, self._bias, stride=self._stride)
-        return y[..., : x.shape[-1] * self._stride]
+        return y[..., before * self._stride : x.shape[-1] * self._stride]
 
 
 class _ResidualBlock:
     def __init__(self, wide: _Conv, narrow: _Conv, shortcut: _Conv | None) -> None:
         self._wide, self._narrow, self._shortcut = wide, narrow, shortcut
 
-    def __call__(self, x: Tensor) -> Tensor:
-        inner = self._narrow(functional.elu(self._wide(functional.elu(x))))
-        return inner + (x if self._shortcut is None else self._shortcut(x))
+    def __call__(self, x: Tensor, memory: Memory) -> Tensor:
+        inner = self._wide(functional.elu(x), memory)
+        inner = self._narrow(functional.elu(inner), memory)
+        return inner + (x if self._shortcut is None else self._shortcut(x, memory))
 
 
 def _read_lstm(read: TensorReader, spec: CodecSpec, device: torch.device) -> torch.nn.LSTM:

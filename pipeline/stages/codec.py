@@ -1,4 +1,4 @@
-"""FineCodes → Waveform: the EnCodec decoder, one clip at a time."""
+"""FineCodes → Waveform: the EnCodec decoder, piece by piece."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.engine.async_engine import AsyncTurnTaker, Job
 from pipeline.errors import EngineFailed, InvalidRequest
 from pipeline.models.encodec import CodecDecoder
-from pipeline.payloads import FineCodes, StageReport, Waveform
+from pipeline.payloads import FineCodes, Float32, StageReport, Waveform
 from pipeline.stages.decoding import Call
 
 
@@ -37,10 +37,14 @@ class CodecStage:
         return sound, StageReport("codec", queue_s=waited, device_s=job.device_s, tokens=frames)
 
     def _decode(self, fine: FineCodes, call: Call) -> Generator[None, None, Waveform]:
-        samples = self._decoder(fine.codes)
-        if not np.isfinite(samples).all():
-            raise EngineFailed("The codec made samples that are no numbers: broken weights?")
-        if call.on_progress is not None:
-            call.on_progress(1, 1)
-        return Waveform(samples, self._decoder.sample_rate)
-        yield  # makes this a job of a single step
+        """Yield after every piece; return the sound."""
+        pieces: list[Float32] = []
+        total = self._decoder.num_pieces(fine.codes.shape[1])
+        for piece in self._decoder.decode(fine.codes):
+            if not np.isfinite(piece).all():
+                raise EngineFailed("The codec made samples that are no numbers: broken weights?")
+            pieces.append(piece)
+            if call.on_progress is not None:
+                call.on_progress(len(pieces), total)
+            yield
+        return Waveform(np.concatenate(pieces), self._decoder.sample_rate)

@@ -122,9 +122,9 @@ def test_greedy_semantic_tokens_equal_generate(tiny, reference):
     np.testing.assert_array_equal(ours[:length], theirs[:length])
 
 
-@pytest.mark.parametrize("frames", [1, 2, 5, 6, 7, 60])
+@pytest.mark.parametrize("frames", [1, 2, 5, 6, 7, 60, 128, 129, 300])
 def test_codec_equals_transformers(bark, reference, frames):
-    """Also for starts that are too short to be reflected."""
+    """Also for starts that are too short to be reflected, and across the pieces' joins."""
     codes = np.random.default_rng(3).integers(0, 1024, (8, frames)).astype(np.int32)
     ours = bark.decode(codes)
     with torch.inference_mode():
