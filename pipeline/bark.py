@@ -190,6 +190,7 @@ class Bark:
         ):
             first_audio_s = first_audio_s or time.monotonic() - started
             segments.append(segment)
+        total_s = time.monotonic() - started
         digests = {name: voice_digest(prompt) for name, prompt in known.items()}
         return Clip.of(
             self._identify(request, seed, digests),
@@ -198,7 +199,7 @@ class Bark:
             seed,
             segments,
             self.sample_rate,
-            total_s=time.monotonic() - started,
+            total_s=total_s,
             first_audio_s=first_audio_s,
         )
 
@@ -341,9 +342,7 @@ class Bark:
         self.close()
 
 
-def voice_library(
-    model: str, checkpoint: Checkpoint, folders: Sequence[Path] = ()
-) -> VoiceLibrary:
+def voice_library(model: str, checkpoint: Checkpoint, folders: Sequence[Path] = ()) -> VoiceLibrary:
     """Return the presets of these folders and of the model, those on the hub among them."""
     own = [] if checkpoint.voices_path is None else [checkpoint.voices_path]
     return VoiceLibrary([*folders, *own], fetch=preset_fetcher(model, checkpoint.path))

@@ -103,7 +103,7 @@ class LocalStages:
         self._semantic = SemanticStage(self._semantic_engine, spec.semantic)
         self._coarse = CoarseStage(self._coarse_engine, spec)
         self._fine = FineStage(self.fine_runner, self._fine_turns, spec)
-        self._codec = CodecStage(decoder, self._codec_turns)
+        self._codec = CodecStage(decoder, self._codec_turns, device)
 
     def _text_stage(self) -> TextStage:
         # made at first use: a model without a vocabulary still turns tokens into sound

@@ -27,9 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InvalidRequest, InvalidVoice, StoreUnavailable, VoiceNotFound
+from pipeline.file_formats import pack_arrays
 from pipeline.payloads import HistoryPrompt
 from pipeline.spec import BarkSpec
-from pipeline.store import check_voice_name, pack_arrays, replace_file
+from pipeline.store import replace_file
+from pipeline.stored_voices import check_voice_name
 
 # The presets that Suno published, by the names that its code accepts.
 SUNO_LANGUAGES: Final = (

@@ -76,7 +76,9 @@ def say(
 ) -> None:
     from pipeline.audio import SyntheticLabel, change_speed, encode, find_format, resample
     from pipeline.bark import Bark
-    from pipeline.store import Generations, LocalStore, Voices, replace_file
+    from pipeline.generations import Generations
+    from pipeline.store import LocalStore, replace_file
+    from pipeline.stored_voices import Voices
 
     fields = _fields(text, dialogue, chained, settings or [])
     fields["seed"] = seed

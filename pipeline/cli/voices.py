@@ -57,7 +57,8 @@ def show(
 
     Example: bark-serve voices show v2/en_speaker_6 --model suno/bark
     """
-    from pipeline.store import LocalStore, Voices
+    from pipeline.store import LocalStore
+    from pipeline.stored_voices import Voices
     from pipeline.voices import read_voice, voice_digest
 
     spec, library = _spec(model), _library(model, data)
@@ -90,7 +91,8 @@ def add(
 
     Example: bark-serve voices add my_voice.npz --name narrator
     """
-    from pipeline.store import LocalStore, Voices
+    from pipeline.store import LocalStore
+    from pipeline.stored_voices import Voices
     from pipeline.voices import read_voice
 
     if not file.is_file():
@@ -112,7 +114,9 @@ def from_generation(
 
     Example: bark-serve voices from-generation 4f1c… narrator
     """
-    from pipeline.store import Generations, LocalStore, Voices
+    from pipeline.generations import Generations
+    from pipeline.store import LocalStore
+    from pipeline.stored_voices import Voices
     from pipeline.voices import read_voice
 
     store = LocalStore(data)
@@ -130,7 +134,8 @@ def remove(name: Name, data: options.DataFolder = options.DEFAULT_DATA) -> None:
 
     Example: bark-serve voices rm narrator
     """
-    from pipeline.store import LocalStore, Voices
+    from pipeline.store import LocalStore
+    from pipeline.stored_voices import Voices
 
     if not Voices(LocalStore(data)).remove(name):
         raise VoiceNotFound(f"the store at {data} holds no voice {name!r}.")

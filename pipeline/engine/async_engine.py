@@ -134,9 +134,12 @@ class AsyncEngine:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A run of device steps whose generator returns the result."""
+    """A run of device steps.
 
-    steps: Generator[None, None, Any]
+    steps: yields for each how long it had the device, in seconds; returns the result.
+    """
+
+    steps: Generator[float, None, Any]
     deadline_s: float | None = None
     result: Future[Any] = field(default_factory=Future)
     is_cancelled: bool = False
@@ -168,11 +171,9 @@ class TurnTaker:
         if job.deadline_s is not None and time.monotonic() > job.deadline_s:
             late = DeadlineExceeded("The request's time ran out before it was done.")
             return self._end(job, late)
-        started = time.monotonic()
         try:
-            next(job.steps)
+            job.device_s += next(job.steps)
         except StopIteration as end:
-            job.device_s += time.monotonic() - started
             job.result.set_result(end.value)
             return None
         except BarkError as error:
@@ -180,7 +181,6 @@ class TurnTaker:
         except BaseException:
             self.jobs.append(job)  # `fail_all` tells its caller
             raise
-        job.device_s += time.monotonic() - started
         self.jobs.append(job)
         return None
 

@@ -8,6 +8,7 @@ from collections.abc import Generator
 import numpy as np
 
 from pipeline.engine.async_engine import AsyncTurnTaker, Job
+from pipeline.engine.runner import Device
 from pipeline.errors import EngineFailed, InvalidRequest
 from pipeline.models.encodec import CodecDecoder
 from pipeline.payloads import FineCodes, Float32, StageReport, Waveform
@@ -17,8 +18,8 @@ from pipeline.stages.decoding import Call
 class CodecStage:
     """The codec: eight codebooks of codes become sound."""
 
-    def __init__(self, decoder: CodecDecoder, turns: AsyncTurnTaker) -> None:
-        self._decoder, self._turns = decoder, turns
+    def __init__(self, decoder: CodecDecoder, turns: AsyncTurnTaker, device: Device) -> None:
+        self._decoder, self._turns, self._device = decoder, turns, device
 
     async def __call__(self, fine: FineCodes, call: Call) -> tuple[Waveform, StageReport]:
         """Decode; the samples are not clipped.
@@ -36,15 +37,18 @@ class CodecStage:
         waited = time.monotonic() - submitted - job.device_s
         return sound, StageReport("codec", queue_s=waited, device_s=job.device_s, tokens=frames)
 
-    def _decode(self, fine: FineCodes, call: Call) -> Generator[None, None, Waveform]:
+    def _decode(self, fine: FineCodes, call: Call) -> Generator[float, None, Waveform]:
         """Yield after every piece; return the sound."""
         pieces: list[Float32] = []
         total = self._decoder.num_pieces(fine.codes.shape[1])
-        for piece in self._decoder.decode(fine.codes):
+        decoding = self._decoder.decode(fine.codes)
+        while len(pieces) < total:
+            with self._device.turn() as turn:
+                piece = next(decoding)
             if not np.isfinite(piece).all():
                 raise EngineFailed("The codec made samples that are no numbers: broken weights?")
             pieces.append(piece)
             if call.on_progress is not None:
                 call.on_progress(len(pieces), total)
-            yield
+            yield turn.busy_s
         return Waveform(np.concatenate(pieces), self._decoder.sample_rate)

@@ -61,7 +61,7 @@ class FineStage:
         history: HistoryPrompt | None,
         settings: FineSettings,
         call: Call,
-    ) -> Generator[None, None, FineCodes]:
+    ) -> Generator[float, None, FineCodes]:
         """Yield after every pass of the network; return the codes."""
         fine, pad = self._spec.fine, self._spec.fine_pad_id
         given, frames = coarse.codes.shape
@@ -93,7 +93,7 @@ class FineStage:
                 done += 1
                 if call.on_progress is not None:
                     call.on_progress(done, total)
-                yield
+                yield self._runner.busy_s
         first = past.shape[1]
         return FineCodes(codes[:, first : first + frames].astype(np.int32))
 

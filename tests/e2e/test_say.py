@@ -122,20 +122,22 @@ def test_wrong_preset_is_explained(run, tmp_path):
 
 
 def test_full_disk_is_reported_and_leaves_no_file(run, tmp_path):
-    """A file size limit of 10 kB stands in for the full disk: the same failing write."""
+    """A file size limit stands in for the full disk: the same failing write."""
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))
 
-    done = run("say", "Hello", "-o", "x.wav", "--no-store", *SHORT, ok=False, preexec_fn=limit)
+    sure_length = ["--set", "semantic.allow_early_stop=false"]
+    words = ["say", "Hello", "-o", "x.wav", "--no-store", *SHORT, *sure_length]
+    done = run(*words, ok=False, preexec_fn=limit)
     assert done.returncode == 1
     assert "x.wav" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_interrupt_in_the_middle_leaves_no_file(tmp_path):
-    text = "This is a long story about a dog. " * 40
+    text = "This is a long story about a dog. " * 500
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "say", text, "-o", "x.wav", "--no-store"],
         cwd=tmp_path,

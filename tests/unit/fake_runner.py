@@ -10,7 +10,7 @@ class FakeRunner:
 
     def __init__(self, num_slots: int = 4, vocab: int = 11, max_positions: int = 64) -> None:
         self.num_slots, self.max_positions, self.first_id = num_slots, max_positions, 0
-        self.vocab = vocab
+        self.vocab, self.busy_s = vocab, 0.001
         self.cache = np.full((num_slots, max_positions), -1)
         self.calls: list[tuple[str, int]] = []  # (kind, rows)
         self.error: Exception | None = None

@@ -123,7 +123,7 @@ def test_heartbeat_stays_young_while_idle(engine):
 def counting(name, log, steps=3):
     for step in range(steps):
         log.append((name, step))
-        yield
+        yield 0.5
     return name
 
 
@@ -141,11 +141,19 @@ def test_jobs_take_turns():
     turns.close()
 
 
+def test_job_adds_up_its_time_on_the_device():
+    turns = AsyncTurnTaker(name="test")
+    job = Job(counting("a", [], steps=4))
+    asyncio.run(turns.run(job))
+    assert job.device_s == 2.0
+    turns.close()
+
+
 def test_job_that_is_wrong_fails_alone():
     turns = AsyncTurnTaker(name="test")
 
     def wrong():
-        yield
+        yield 0.0
         raise InvalidRequest("bad")
 
     async def main():

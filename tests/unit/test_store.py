@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from pipeline.errors import InvalidRequest, StoreUnavailable, VoiceNotFound
-from pipeline.payloads import HistoryPrompt
-from pipeline.store import Generations, LocalStore, Store, Voices, pack_arrays, replace_file
+from pipeline.errors import InvalidRequest, StoreUnavailable
+from pipeline.generations import Generations
+from pipeline.store import LocalStore, Store, replace_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -163,7 +158,7 @@ def test_killed_writer_leaves_nothing_under_the_key(store: LocalStore, method: s
 FULL = """
 import resource
 from pipeline.errors import StoreUnavailable
-from pipeline.store import Generations
+from pipeline.generations import Generations
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 store = LocalStore(sys.argv[1])
 store.put("small", b"old")
@@ -232,179 +227,3 @@ def test_replaced_file_survives_a_failed_write(
         replace_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["with space.npz"]
-
-
-# ── generations ──────────────────────────────────────────────────────────────────────────────────
-ID = "ab12cd34"
-TOKENS: dict[str, NDArray[Any]] = {
-    "semantic_prompt": np.arange(5),
-    "fine_prompt": np.zeros((8, 7), np.int32),
-}
-
-
-def test_generation_is_kept_whole(store: LocalStore) -> None:
-    generations = Generations(store)
-    manifest = generations.save(ID, b"RIFF", "wav", TOKENS, {"text": "Grüße", "seed": 7})
-    assert manifest == {
-        "id": ID,
-        "format": "wav",
-        "sha256": hashlib.sha256(b"RIFF").hexdigest(),
-        "text": "Grüße",
-        "seed": 7,
-    }
-    assert generations.load_manifest(ID) == manifest
-    assert generations.audio(ID) == b"RIFF"
-    tokens = generations.load_tokens(ID)
-    assert tokens is not None
-    assert tokens.keys() == TOKENS.keys()
-    for name, array in TOKENS.items():
-        np.testing.assert_array_equal(tokens[name], array)
-        assert tokens[name].dtype == array.dtype
-    folder = f"generations/ab/{ID}"
-    assert store.list() == [f"{folder}/{f}" for f in ("audio.wav", "manifest.json", "tokens.npz")]
-    assert generations.list() == [ID]
-    assert generations.delete(ID)
-    assert store.list() == []
-    assert not generations.delete(ID)
-
-
-def test_generation_without_manifest_is_none(store: LocalStore) -> None:
-    generations = Generations(store)
-    store.put(f"generations/ab/{ID}/audio.wav", b"RIFF")
-    store.put(f"generations/ab/{ID}/tokens.npz", pack_arrays(TOKENS))
-    assert generations.load_manifest(ID) is None
-    assert generations.audio(ID) is None
-    assert generations.load_tokens(ID) is None
-    assert generations.list() == []
-
-
-def test_manifest_goes_last(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[str] = []
-    create = store.put_if_absent
-
-    def spy(key: str, data: bytes) -> bool:
-        written.append(key.rpartition("/")[2])
-        return create(key, data)
-
-    monkeypatch.setattr(store, "put_if_absent", spy)
-    Generations(store).save(ID, b"", "wav", TOKENS, {})
-    assert written == ["audio.wav", "tokens.npz", "manifest.json"]
-
-
-def test_second_save_of_an_id_changes_nothing(store: LocalStore) -> None:
-    generations = Generations(store)
-    first = generations.save(ID, b"one", "wav", TOKENS, {"n": 1})
-    assert generations.save(ID, b"two", "mp3", {}, {"n": 2}) == first
-    assert generations.audio(ID) == b"one"
-    assert len(store.list()) == 3
-
-
-def test_save_after_a_dead_writer_describes_what_is_stored(store: LocalStore) -> None:
-    store.put(f"generations/ab/{ID}/audio.wav", b"of the dead")
-    manifest = Generations(store).save(ID, b"ours", "wav", TOKENS, {})
-    assert manifest["sha256"] == hashlib.sha256(b"of the dead").hexdigest()
-    assert Generations(store).audio(ID) == b"of the dead"
-
-
-def test_damaged_files_are_reported(store: LocalStore) -> None:
-    generations = Generations(store)
-    generations.save(ID, b"", "wav", TOKENS, {})
-    store.put(f"generations/ab/{ID}/tokens.npz", b"PK no")
-    with pytest.raises(StoreUnavailable, match=r"tokens.npz is damaged"):
-        generations.load_tokens(ID)
-    for content in (b"{", b"[]", b"\xff"):
-        store.put(f"generations/ab/{ID}/manifest.json", content)
-        with pytest.raises(StoreUnavailable, match=r"manifest.json is damaged"):
-            generations.load_manifest(ID)
-
-
-@pytest.mark.parametrize("generation_id", ["", "abc", "../../x", "a/b/c", "ab.cd", "a" * 129])
-def test_bad_generation_id_is_refused(store: LocalStore, generation_id: str) -> None:
-    with pytest.raises(InvalidRequest, match="no generation id"):
-        Generations(store).load_manifest(generation_id)
-
-
-def test_bad_format_is_refused(store: LocalStore) -> None:
-    with pytest.raises(InvalidRequest, match="no audio format"):
-        Generations(store).save(ID, b"", "../wav", {}, {})
-
-
-# ── voices ───────────────────────────────────────────────────────────────────────────────────────
-def prompt(first: int = 1) -> HistoryPrompt:
-    semantic = np.arange(first, first + 10)
-    return HistoryPrompt(semantic, np.ones((2, 15), np.int32), np.ones((8, 15), np.int32))
-
-
-def test_voice_is_kept_with_its_record(store: LocalStore) -> None:
-    voices = Voices(store)
-    voices.add("mine", prompt(), {"source": "a test"})
-    voices.add("v2/mine", prompt(), {})
-    assert store.list() == [
-        f"voices/{n}" for n in ("mine.json", "mine.npz", "v2/mine.json", "v2/mine.npz")
-    ]
-    assert voices.list() == ["mine", "v2/mine"]
-    assert voices.show("mine") == {"name": "mine", "source": "a test"}
-    with np.load(io.BytesIO(voices.read("mine"))) as arrays:
-        np.testing.assert_array_equal(arrays["semantic_prompt"], prompt().semantic)
-    assert voices.remove("mine")
-    assert voices.list() == ["v2/mine"]
-    assert not voices.remove("mine")
-    assert voices.show("mine") is None
-    with pytest.raises(VoiceNotFound, match="'mine'"):
-        voices.read("mine")
-
-
-def test_adding_a_voice_again_is_no_error_but_another_is(store: LocalStore) -> None:
-    voices = Voices(store)
-    voices.add("mine", prompt(), {"n": 1})
-    voices.add("mine", prompt(), {"n": 2})
-    assert voices.show("mine") == {"name": "mine", "n": 1}
-    with pytest.raises(InvalidRequest, match="another voice named 'mine'"):
-        voices.add("mine", prompt(2), {})
-
-
-def test_half_written_voice_is_finished_or_removed(store: LocalStore) -> None:
-    voices = Voices(store)
-    voices.add("mine", prompt(), {})
-    store.delete("voices/mine.json")
-    assert voices.list() == []
-    voices.add("mine", prompt(), {"n": 2})
-    assert voices.show("mine") == {"name": "mine", "n": 2}
-    store.delete("voices/mine.json")
-    assert voices.remove("mine")
-    assert store.list() == []
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        "..",
-        "../x",
-        "/x",
-        "a/../b",
-        "a/b/c",
-        "a\\b",
-        "a\0",
-        "a\n",
-        ".a",
-        "-a",
-        "a/",
-        "ä",
-        "a b",
-        "x.npz",
-        "x.json",
-        "a" * 65,
-    ],
-    ids=repr,
-)
-def test_bad_voice_name_is_refused(store: LocalStore, name: str) -> None:
-    with pytest.raises(InvalidRequest, match="no voice name"):
-        Voices(store).add(name, prompt(), {})
-
-
-def test_equal_arrays_give_equal_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = pack_arrays(prompt().as_mapping())
-    monkeypatch.setattr(time, "time", lambda: 2e9)
-    arrays = {name: np.asfortranarray(array) for name, array in prompt().as_mapping().items()}
-    assert pack_arrays(dict(reversed(arrays.items()))) == first

@@ -1,0 +1,172 @@
+"""Ours, measured through the door that callers use: `Bark.generate` and `generate_many`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from pipeline.bark import Bark
+from pipeline.bench.child import note
+from pipeline.bench.figures import STAGES, Json, clip_figures, middle
+from pipeline.bench.machine import peak_memory_bytes
+from pipeline.bench.workload import Work, decode_step_bytes, text
+from pipeline.clip import Clip
+from pipeline.errors import EngineFailed
+
+
+class StageClock:
+    """Wall-clock seconds of the stages of one request alone, from its progress reports.
+
+    One stage begins when the one before it ends, so only the ends need be seen.
+    """
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter()
+        self._ends: dict[str, float] = {}
+
+    def __call__(self, stage: str, *_: int) -> None:
+        """Take a report; from any thread."""
+        self._ends[stage] = time.perf_counter()
+
+    def seconds(self) -> dict[str, float]:
+        ends = [self._ends[stage] for stage in STAGES]
+        begins = [self._begin, *ends[:-1]]
+        return {s: end - begin for s, begin, end in zip(STAGES, begins, ends, strict=True)}
+
+
+def single(
+    *,
+    path: str,
+    precision: str,
+    device: str,
+    backend: str,
+    slots: int,
+    work: Json,
+    warm_up: Json,
+    repeats: int,
+) -> Json:
+    """Measure one request at a time; return `clip_figures` and what else is known of it."""
+    began = time.perf_counter()
+    clip_work = Work(**work)
+    with Bark.load(path, device=device, precision=precision, backend=backend, slots=slots) as bark:
+        load_s = time.perf_counter() - began
+        note(f"loaded in {load_s:.1f} s, warming up")
+        _clip(bark, 0, Work(**warm_up))
+        runs = []
+        for number in range(1, repeats + 1):
+            runs.append(_timed_clip(bark, number, clip_work))
+            note(f"{clip_work.seconds:g} s of sound in {runs[-1]['total_s']:.2f} s")
+        run = middle(runs)
+        return {
+            **run,
+            "runs_total_s": [each["total_s"] for each in runs],
+            "load_s": load_s,
+            "semantic_decode": _decode_rate(bark, run),
+            "device_class": bark.stages.device_class,
+            **_peaks(),
+        }
+
+
+def concurrent(
+    *,
+    path: str,
+    precision: str,
+    device: str,
+    backend: str,
+    slots: int,
+    work: Json,
+    warm_up: Json,
+    levels: list[int],
+) -> Json:
+    """Measure N different requests at once, for each N; return N → figures, and the peaks."""
+    clip_work, found = Work(**work), {}
+    with Bark.load(path, device=device, precision=precision, backend=backend, slots=slots) as bark:
+        note("warming up")
+        bark.generate_many([_request(number, Work(**warm_up)) for number in range(max(levels))])
+        for level in levels:
+            requests = [_request(number, clip_work) for number in range(100, 100 + level)]
+            began = time.perf_counter()
+            clips = bark.generate_many(requests)
+            total_s = time.perf_counter() - began
+            for clip in clips:
+                _check(clip, clip_work)
+            found[str(level)] = _many(clips, clip_work, total_s)
+            note(f"{level} at once: {found[str(level)]['audio_s_per_s']:.2f} s of sound a second")
+    return {"levels": found, **_peaks()}
+
+
+def _request(number: int, work: Work) -> dict[str, Any]:
+    return {"text": text(number), "seed": number, "semantic": work.semantic_fields}
+
+
+def _clip(bark: Bark, number: int, work: Work, clock: StageClock | None = None) -> Clip:
+    clip = bark.generate(**_request(number, work), progress=clock)
+    _check(clip, work)
+    return clip
+
+
+def _check(clip: Clip, work: Work) -> None:
+    """Refuse to compare a clip that is not the one asked for."""
+    made = (len(clip.tokens.semantic), clip.tokens.fine.shape[1])
+    if made != (work.semantic_tokens, work.frames):
+        raise EngineFailed(
+            f"asked for {work.semantic_tokens} semantic tokens and {work.frames} frames, got "
+            f"{made[0]} and {made[1]}"
+        )
+
+
+def _timed_clip(bark: Bark, number: int, work: Work) -> Json:
+    clock = StageClock()
+    began = time.perf_counter()
+    clip = _clip(bark, number, work, clock)
+    total_s = time.perf_counter() - began
+    return {
+        **clip_figures(asdict(work), clock.seconds(), total_s),
+        "first_audio_s": clip.timings["first_audio"],
+        "profile": [asdict(report) for report in clip.reports],
+    }
+
+
+def _many(clips: list[Clip], work: Work, total_s: float) -> Json:
+    reports = {stage: [r for c in clips for r in c.reports if r.stage == stage] for stage in STAGES}
+    return {
+        "total_s": total_s,
+        "audio_s_per_s": len(clips) * work.seconds / total_s,
+        "real_time_factor": total_s / (len(clips) * work.seconds),
+        "first_audio_s": min(clip.timings["first_audio"] for clip in clips),
+        "last_audio_s": max(clip.timings["first_audio"] for clip in clips),
+        "mean_batch": {
+            stage: fmean(report.mean_batch for report in reports[stage])
+            for stage in ("semantic", "coarse")
+        },
+        "device_s": {stage: sum(report.device_s for report in reports[stage]) for stage in STAGES},
+        "queue_s": {stage: fmean(r.queue_s for r in reports[stage]) for stage in STAGES},
+    }
+
+
+def _decode_rate(bark: Bark, run: Json) -> Json:
+    """Set the semantic decode step against what it has to read."""
+    report = next(r for r in run["profile"] if r["stage"] == "semantic")
+    if not report["steps"]:
+        return {}
+    step_s = report["decode_s"] / report["steps"]
+    mean_position = bark.spec.semantic.prompt_length + 1 + report["steps"] / 2
+    weights, cache = decode_step_bytes(bark.spec, bark.precision, mean_position)
+    return {
+        "step_s": step_s,
+        "weight_bytes": weights,
+        "cache_bytes": cache,
+        "weights_gb_per_s": weights / step_s / 1e9,
+        "read_gb_per_s": (weights + cache) / step_s / 1e9,
+    }
+
+
+def _peaks() -> Json:
+    peaks: Json = {"peak_memory_bytes": peak_memory_bytes()}
+    if torch.cuda.is_available():
+        peaks["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated()
+    return peaks

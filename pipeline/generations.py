@@ -1,0 +1,108 @@
+"""Finished generations in a store: the sound, its tokens, and a manifest of how it was made.
+
+```
+generations/{id[:2]}/{id}/audio.<format>
+                          tokens.npz
+                          manifest.json              last: without it there is no generation
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from pipeline.errors import InvalidRequest
+from pipeline.file_formats import pack_arrays, pack_json, unpack_arrays, unpack_json
+from pipeline.store import Store
+
+_GENERATION_ID = re.compile(r"[A-Za-z0-9_-]{4,128}")
+_FORMAT = re.compile(r"[a-z0-9]{1,16}")
+
+
+class Generations:
+    """Finished generations by id. The same id is the same sound, so the first one stays."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def save(
+        self,
+        generation_id: str,
+        audio: bytes,
+        audio_format: str,
+        tokens: Mapping[str, NDArray[Any]],
+        manifest: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Keep a generation, and return the manifest that is now in the store.
+
+        The manifest goes last, with `id`, `format` and `sha256` (of the stored audio) added.
+        Saving an id again changes nothing, whoever was first and wherever they were killed.
+
+        Raises:
+            StoreUnavailable: nothing complete was left behind; save it again.
+        """
+        if not _FORMAT.fullmatch(audio_format):
+            raise InvalidRequest(f"{audio_format!r} is no audio format")
+        folder = self._folder(generation_id)
+        stored = self.load_manifest(generation_id)
+        if stored is not None:
+            return stored
+        audio_key = f"{folder}/audio.{audio_format}"
+        if not self._store.put_if_absent(audio_key, audio):
+            # Of a writer that was killed, or is a moment ahead: the manifest must describe it.
+            audio = self._store.get(audio_key) or audio
+        self._store.put_if_absent(f"{folder}/tokens.npz", pack_arrays(tokens))
+        ours = {
+            **manifest,
+            "id": generation_id,
+            "format": audio_format,
+            "sha256": hashlib.sha256(audio).hexdigest(),
+        }
+        if self._store.put_if_absent(f"{folder}/manifest.json", pack_json(ours)):
+            return ours
+        return self.load_manifest(generation_id) or ours
+
+    def load_manifest(self, generation_id: str) -> dict[str, Any] | None:
+        """Return the manifest; None if there is no such generation, or none that is complete."""
+        key = f"{self._folder(generation_id)}/manifest.json"
+        data = self._store.get(key)
+        return None if data is None else unpack_json(data, key)
+
+    def load_tokens(self, generation_id: str) -> dict[str, NDArray[Any]] | None:
+        """Return the arrays that were saved; None as for `load_manifest`."""
+        if self.load_manifest(generation_id) is None:
+            return None
+        key = f"{self._folder(generation_id)}/tokens.npz"
+        data = self._store.get(key)
+        return None if data is None else unpack_arrays(data, key)
+
+    def audio(self, generation_id: str) -> bytes | None:
+        """Return the audio file, in the manifest's `format`; None as for `load_manifest`."""
+        manifest = self.load_manifest(generation_id)
+        if manifest is None:
+            return None
+        return self._store.get(f"{self._folder(generation_id)}/audio.{manifest['format']}")
+
+    def delete(self, generation_id: str) -> bool:
+        """Remove a generation; False if there was none."""
+        folder = self._folder(generation_id)
+        was_there = self._store.delete(f"{folder}/manifest.json")
+        for key in self._store.list(f"{folder}/"):
+            self._store.delete(key)
+        return was_there
+
+    def list(self) -> list[str]:
+        """Return the ids of all complete generations."""
+        keys = self._store.list("generations/")
+        return [key.split("/")[-2] for key in keys if key.endswith("/manifest.json")]
+
+    @staticmethod
+    def _folder(generation_id: str) -> str:
+        if not _GENERATION_ID.fullmatch(generation_id):
+            raise InvalidRequest(f"{generation_id[:100]!r} is no generation id")
+        return f"generations/{generation_id[:2]}/{generation_id}"
