@@ -88,11 +88,11 @@ def test_the_codec_makes_audible_unclipped_sound(
     tiny: Path, num_codebooks: int, num_frames: int
 ) -> None:
     checkpoint = open_checkpoint(tiny)
-    decode = CodecDecoder(
+    decoder = CodecDecoder(
         lambda name: checkpoint.tensor("codec", name), checkpoint.spec.codec, torch.device("cpu")
     )
     codes = np.random.default_rng(0).integers(0, 1024, (num_codebooks, num_frames))
-    samples = decode(codes.astype(np.int32))
+    samples = np.concatenate(list(decoder.decode(codes.astype(np.int32))))
     assert 0.01 < float(np.sqrt(np.mean(samples**2))) < 0.5
     assert float(np.abs(samples).max()) < 1
     if num_frames > 1:

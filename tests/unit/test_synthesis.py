@@ -150,7 +150,8 @@ def test_leaving_early_cancels_what_is_in_flight():
     async def main():
         results = synthesize(request, [None], 1, stages)
         task = asyncio.create_task(anext(results))
-        await asyncio.sleep(0.002)
+        while not stages.seen:
+            await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
