@@ -43,6 +43,7 @@ bench: $(VENV)/.ready ## measure against transformers (about 15 minutes)
 	@$(BIN)/bark-serve bench
 
 gpu: $(VENV)/.ready ## parity, reproducibility and benchmark on a CUDA device
+	@$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "torch sees no CUDA device here")'
 	@$(BIN)/python -m pytest tests -m gpu
 	@$(BIN)/bark-serve bench --device cuda --precision bf16 --backend torch
 

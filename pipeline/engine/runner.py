@@ -102,7 +102,7 @@ class _Network(Protocol):
 class CausalRunner:
     """A causal model behind an engine; fulfils `engine.Runner`.
 
-    Memory is bounded and known once made: `weight_bytes`, `cache_bytes`.
+    Memory is bounded and known once made: the weights, and `cache_bytes` of KV cache.
     """
 
     def __init__(

@@ -119,6 +119,23 @@ def test_heartbeat_stays_young_while_idle(engine):
     assert engine.thread.heartbeat_age_s < 5
 
 
+def test_heartbeat_ages_while_a_step_hangs():
+    runner = Gate()
+    engine = AsyncEngine(Engine(runner))
+
+    async def main():
+        task = asyncio.create_task(engine.run(sequence(1)))
+        await asyncio.to_thread(runner.entered.wait, 10)
+        before = engine.thread.heartbeat_age_s
+        await asyncio.sleep(0.05)
+        assert engine.thread.heartbeat_age_s > before + 0.04
+        runner.opened.set()
+        await task
+
+    asyncio.run(main())
+    engine.close()
+
+
 # ── turns ────────────────────────────────────────────────────────────────────────────────────────
 def counting(name, log, steps=3):
     for step in range(steps):
