@@ -39,6 +39,9 @@ class Runner(Protocol):
     def decode(self, slots: list[int], positions: list[int], tokens: list[int]) -> Float32:
         """Run one token for each of B sequences; return logits [B, V]."""
 
+    def rest(self) -> None:
+        """No sequence runs now: what the slots hold is not needed again."""
+
 
 class Engine:
     """Continuous batching over one runner: sequences join and leave at every step."""
@@ -71,6 +74,8 @@ class Engine:
             self._prefill(step.prefill)
         elif step.decode:
             self._decode(step.decode)
+        if not self.has_work:
+            self.runner.rest()
         self.steps += 1
 
     def run_until_done(self) -> None:

@@ -265,6 +265,10 @@ class NativeGPT:
         )
         return logits
 
+    def discard_cache(self) -> None:
+        """Give the memory of all slots back to the system; their sequences are forgotten."""
+        self._library.bark_gpt_discard_cache(self._open())
+
     def close(self) -> None:
         """Free weights and cache; further calls raise ValueError. May be called twice."""
         handle, self._handle = self._handle, None

@@ -95,6 +95,7 @@ class Device:
 
 
 class _Network(Protocol):
+    def discard_cache(self) -> None: ...
     def extend(self, slot: int, start: int, hidden: Float32) -> Float32: ...
     def decode(self, slots: list[int], positions: list[int], hidden: Float32) -> Float32: ...
 
@@ -178,6 +179,10 @@ class CausalRunner:
         self.busy_s = turn.busy_s
         return logits
 
+    def rest(self) -> None:
+        """See `engine.Runner`."""
+        self._network.discard_cache()
+
 
 class FineRunner:
     """The fine model: a table and (but for the first) a head for each codebook."""
@@ -258,6 +263,9 @@ class _Native:
     def __init__(self, gpt: native_gpt.NativeGPT) -> None:
         self._gpt = gpt
 
+    def discard_cache(self) -> None:
+        self._gpt.discard_cache()
+
     def extend(self, slot: int, start: int, hidden: Float32) -> Float32:
         return self._gpt.extend(slot, start, hidden)
 
@@ -269,6 +277,9 @@ class _Native:
 class _Torch:
     def __init__(self, gpt: CausalGPT, device: torch.device) -> None:
         self._gpt, self._device = gpt, device
+
+    def discard_cache(self) -> None:
+        """Keep it: the cache is one tensor, and graphs will hold its address."""
 
     def extend(self, slot: int, start: int, hidden: Float32) -> Float32:
         on_device = torch.from_numpy(hidden).to(self._device)

@@ -93,6 +93,7 @@ class FineStage:
                 done += 1
                 if call.on_progress is not None:
                     call.on_progress(done, total)
+                del hidden, logits  # 7 MB a request that waits for its next turn
                 yield self._runner.busy_s
         first = past.shape[1]
         return FineCodes(codes[:, first : first + frames].astype(np.int32))

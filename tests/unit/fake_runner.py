@@ -23,6 +23,10 @@ class FakeRunner:
         logits[-1] -= 3  # the stop token is rare
         return logits
 
+    def rest(self):
+        self.calls.append(("rest", 0))
+        self.cache[:] = -1
+
     def extend(self, slot, start, tokens, added):
         if self.error is not None:
             raise self.error

@@ -174,7 +174,18 @@ def test_shares_of_the_steps_add_up_to_the_devices_time():
         engine.submit(one)
     engine.run_until_done()
     shares = sum(one.stats.device_s for one in batch)
-    assert shares == pytest.approx(len(runner.calls) * runner.busy_s)
+    steps = sum(kind != "rest" for kind, _ in runner.calls)
+    assert shares == pytest.approx(steps * runner.busy_s)
+
+
+def test_idle_engine_lets_its_cache_go():
+    runner = FakeRunner(num_slots=2)
+    engine = Engine(runner)
+    for seed in range(3):
+        engine.submit(sequence(seed))
+    engine.run_until_done()
+    assert [kind for kind, _ in runner.calls].count("rest") == 1
+    assert runner.calls[-1] == ("rest", 0)
 
 
 def test_fail_all_reaches_waiting_and_running():

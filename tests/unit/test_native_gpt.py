@@ -466,3 +466,17 @@ def test_incomplete_or_closed_network_is_refused() -> None:
     gpt.close()
     with pytest.raises(ValueError, match="closed"):
         gpt.extend(0, 0, hidden_vectors(1, 32))
+
+
+def test_discarded_cache_gives_memory_back_and_is_as_new() -> None:
+    def resident() -> int:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    hidden = hidden_vectors(150, 192)
+    gpt = Weights(192, 3).network("fp32", num_slots=60)
+    first = [gpt.extend(slot, 0, hidden) for slot in range(60)]
+    full = resident()
+    gpt.discard_cache()
+    assert full - resident() > gpt.cache_bytes // 4
+    np.testing.assert_array_equal(gpt.extend(3, 0, hidden), first[3])

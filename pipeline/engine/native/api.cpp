@@ -105,6 +105,11 @@ BARK_API int64_t bark_gpt_cache_bytes(void* handle) {
   return static_cast<int64_t>(static_cast<Gpt*>(handle)->cache.bytes());
 }
 
+BARK_API void bark_gpt_discard_cache(void* handle) {
+  const PoolLock lock;
+  static_cast<Gpt*>(handle)->cache.discard();
+}
+
 // The three calls of forward.h; 0, or 1 when memory is short.
 BARK_API int bark_gpt_extend(void* handle, int slot, int start, int num, const float* hidden,
                              int columns, float* logits) {

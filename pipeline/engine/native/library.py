@@ -27,6 +27,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bark_gpt_load_head": (_INT, (_POINTER, _INT, _INT, _POINTER)),
     "bark_gpt_weight_bytes": (ctypes.c_int64, (_POINTER,)),
     "bark_gpt_cache_bytes": (ctypes.c_int64, (_POINTER,)),
+    "bark_gpt_discard_cache": (None, (_POINTER,)),
     "bark_gpt_extend": (_INT, (_POINTER, _INT, _INT, _INT, _POINTER, _INT, _POINTER)),
     "bark_gpt_decode": (_INT, (_POINTER, _POINTER, _POINTER, _INT, _POINTER, _INT, _POINTER)),
     "bark_gpt_encode": (_INT, (_POINTER, _INT, _POINTER, *(_INT,) * 4, _POINTER)),

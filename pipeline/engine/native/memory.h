@@ -38,6 +38,11 @@ class Region {
     if (mapping_ != nullptr) munmap(mapping_, mapped_);
   }
 
+  // Give the pages back; the region stays, and reads as zeros until it is written again.
+  void discard() {
+    if (mapping_ != nullptr) madvise(mapping_, mapped_, MADV_DONTNEED);
+  }
+
   uint8_t* data() const { return data_; }
   template <class T>
   T* as() const {
