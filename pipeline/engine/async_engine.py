@@ -102,9 +102,14 @@ class DeviceThread:
 
 
 class AsyncEngine:
-    """An `Engine` that many tasks and threads share."""
+    """An `Engine` that many tasks and threads share.
 
-    def __init__(self, engine: Engine, *, name: str = "engine", max_waiting: int = 1024) -> None:
+    max_waiting: refuse sequences beyond so many that wait for a slot; None: they all wait.
+    """
+
+    def __init__(
+        self, engine: Engine, *, name: str = "engine", max_waiting: int | None = None
+    ) -> None:
         self._engine = engine
         self._max_waiting = max_waiting
         self.thread = DeviceThread(engine, name)
@@ -123,7 +128,7 @@ class AsyncEngine:
         Raises:
             Overloaded, DeadlineExceeded, Cancelled, EngineFailed.
         """
-        if self.num_waiting >= self._max_waiting:
+        if self._max_waiting is not None and self.num_waiting >= self._max_waiting:
             raise Overloaded("The engine's queue is full; try again later.")
         self.thread.post(lambda: self._engine.submit(sequence))
         return await _await(sequence.result, sequence.cancel)
