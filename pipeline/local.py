@@ -9,7 +9,6 @@ from pathlib import Path
 from pipeline.engine.async_engine import AsyncEngine, AsyncTurnTaker
 from pipeline.engine.engine import Engine
 from pipeline.engine.runner import CausalRunner, Device, FineRunner
-from pipeline.errors import InvalidCheckpoint
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.encodec import CodecDecoder
 from pipeline.payloads import (
@@ -109,11 +108,9 @@ class LocalStages:
         # made at first use: a model without a vocabulary still turns tokens into sound
         if self._text is None:
             if self._tokenizer is None:
-                raise InvalidCheckpoint(
-                    "This checkpoint has no vocab.txt or tokenizer.json, so it can not read text. "
-                    "Put bert-base-multilingual-cased's vocab.txt beside its weights, or name one "
-                    "with tokenizer=…"
-                )
+                from pipeline.models.hub_model import fetch_vocabulary
+
+                self._tokenizer = fetch_vocabulary()
             self._text = TextStage(self._tokenizer, self.spec.semantic)
         return self._text
 

@@ -30,6 +30,7 @@ from huggingface_hub.utils.tqdm import (
 
 from pipeline.errors import InvalidCheckpoint, VoiceNotFound
 
+_BERT = "google-bert/bert-base-multilingual-cased"
 _SETTINGS = [
     "config.json",
     "generation_config.json",
@@ -131,6 +132,25 @@ def fetch_preset(name: str, folder: Path, preset: str) -> Path:
             "fetch it where there is a network, or give an .npz file."
         ) from error
     return folder
+
+
+def fetch_vocabulary() -> Path:
+    """Return the vocabulary that Suno's models read text with, for checkpoints that lack it.
+
+    Suno's own code takes it from the hub too; their checkpoints never held it.
+
+    Raises:
+        InvalidCheckpoint: it is not in the cache, and the hub can not be reached.
+    """
+    try:
+        with _progress_bars(False):
+            return Path(hf_hub_download(_BERT, "vocab.txt"))
+    except (OSError, ValueError, HTTPError) as error:
+        raise InvalidCheckpoint(
+            "this checkpoint has no vocab.txt or tokenizer.json, so it can not read text, and "
+            f"{_BERT} could not be fetched from the hub ({type(error).__name__}): put its "
+            "vocab.txt beside the weights, or name one with --tokenizer (tokenizer=…)"
+        ) from error
 
 
 @contextmanager

@@ -270,3 +270,37 @@ def test_voice_presets_are_fetched_one_by_one_at_first_use(
     assert get(PRESET, "http://127.0.0.1:9") == "(8, 150)"
     assert len(fetched) == count
     assert "VoiceNotFound" in get("v2/fr_speaker_1", endpoint)
+
+
+BERT = "google-bert/bert-base-multilingual-cased"
+REPOSITORIES[BERT] = {"vocab.txt": b"[PAD]\n[UNK]\n"}
+
+_VOCABULARY = """
+from pipeline.errors import InvalidCheckpoint
+from pipeline.models.hub_model import fetch_vocabulary
+try:
+    print(fetch_vocabulary().read_text().split()[0])
+except InvalidCheckpoint as error:
+    print(error.message)
+"""
+
+
+def test_vocabulary_of_sunos_checkpoints_comes_from_the_hub(
+    hub: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    endpoint, _ = hub
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+
+    def fetch(**environment: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", _VOCABULARY],
+            env=clean | {"HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"} | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout.strip()
+
+    assert "--tokenizer" in fetch(HF_HUB_OFFLINE="1")
+    assert fetch(HF_ENDPOINT=endpoint) == "[PAD]"
+    assert fetch(HF_HUB_OFFLINE="1") == "[PAD]"
