@@ -73,6 +73,8 @@ class Hub(BaseHTTPRequestHandler):
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
         if parts[:2] == ["api", "models"]:
             self.describe("/".join(parts[2:4]), parts[4:])
+        elif parts[0] == "api":
+            self.answer(404, b"{}")
         else:
             self.send_file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
 
@@ -102,6 +104,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def send_file(self, name: str, commit: str, path: str) -> None:
         content = REPOSITORIES[name][path]
+        commit = SHA if commit == "main" else commit
         if self.command == "GET":
             self.fetched.append(f"{commit[0]}:{path}")
         etag = hashlib.sha1(content).hexdigest()
