@@ -14,7 +14,7 @@ import soundfile
 
 from pipeline.audio import read_label
 
-SHORT = ["--set", "semantic.max_duration_s=0.4"]
+SHORT = ["--set", "semantic.max_duration_s=0.4", "--set", "semantic.allow_early_stop=false"]
 
 
 def test_say_writes_a_labelled_wav_and_keeps_the_generation(run, tmp_path):
@@ -128,9 +128,7 @@ def test_full_disk_is_reported_and_leaves_no_file(run, tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))
 
-    sure_length = ["--set", "semantic.allow_early_stop=false"]
-    words = ["say", "Hello", "-o", "x.wav", "--no-store", *SHORT, *sure_length]
-    done = run(*words, ok=False, preexec_fn=limit)
+    done = run("say", "Hello", "-o", "x.wav", "--no-store", *SHORT, ok=False, preexec_fn=limit)
     assert done.returncode == 1
     assert "x.wav" in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -7,8 +7,9 @@ import pipeline
 
 def test_the_name_pipeline_is_ours_alone():
     """The package's name is generic: another distribution could bring it too."""
-    distributions = importlib.metadata.packages_distributions()["pipeline"]
-    assert set(distributions) == {"bark-serve"}
+    # an editable installation lists no files, so there only another claimant would show
+    claims = importlib.metadata.packages_distributions().get("pipeline", ["bark-serve"])
+    assert set(claims) == {"bark-serve"}
 
 
 def test_public_names_are_these():
