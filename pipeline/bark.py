@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.audio.label import installed_version
 from pipeline.clip import Clip
 from pipeline.engine.runner import Device
-from pipeline.errors import InvalidRequest, InvalidVoice
+from pipeline.errors import EngineFailed, InvalidRequest, InvalidVoice
 from pipeline.identity import generation_id
 from pipeline.local import LocalStages
 from pipeline.models.checkpoint import Checkpoint, open_checkpoint
@@ -46,6 +46,7 @@ from pipeline.voices import VoiceLibrary, read_voice, voice_digest
 _T = TypeVar("_T")
 Voice = str | Path | Mapping[str, NDArray[Any]] | HistoryPrompt
 DEFAULT_SLOTS = 8
+CLOSE_TIMEOUT_S = 10.0
 
 
 class Bark:
@@ -326,9 +327,9 @@ class Bark:
 
     # ── end ──────────────────────────────────────────────────────────────────────────────────────
     def close(self) -> None:
-        """Stop the engines' threads. The model can not be used afterwards."""
-        self._loop.close()
+        """Stop the engines; requests in flight get EngineFailed, as do later ones."""
         self.stages.close()
+        self._loop.close()
 
     def __enter__(self) -> Bark:
         return self
@@ -357,7 +358,10 @@ class _LoopThread:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run to the end; an interrupt (Ctrl-C) here cancels the work there, and waits for it."""
+        """Run to the end; an interrupt (Ctrl-C) here cancels the work there."""
+        if self._loop.is_closed():
+            coroutine.close()
+            raise EngineFailed("The model was closed.")
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
@@ -366,7 +370,17 @@ class _LoopThread:
             raise
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        """Let the tasks in flight end, then stop. Can be called twice."""
+        if self._loop.is_closed():
+            return
+
+        async def drain() -> None:
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            if tasks:
+                await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
+            self._loop.stop()
+
+        asyncio.run_coroutine_threadsafe(drain(), self._loop)
         self._thread.join()
         self._loop.close()
 

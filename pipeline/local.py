@@ -157,6 +157,11 @@ class LocalStages:
         return await self._codec(fine, call)
 
     @property
+    def num_running(self) -> int:
+        """Sequences that hold a slot in either engine."""
+        return self._semantic_engine.num_running + self._coarse_engine.num_running
+
+    @property
     def heartbeat_age_s(self) -> float:
         """Seconds since the slowest of the four threads last showed life."""
         return max(

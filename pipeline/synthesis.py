@@ -8,6 +8,7 @@ texts arrive as segments; `parallel` runs all of them at once and hands them out
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,6 +29,8 @@ from pipeline.request import CoarseSettings, FineSettings, SemanticSettings, Syn
 from pipeline.segments import Segment, plan_segments
 from pipeline.spec import BarkSpec
 from pipeline.stages.decoding import Call
+
+log = logging.getLogger(__name__)
 
 # stage, segment, done, total in the stage's own units; may come from any thread
 Progress = Callable[[str, int, int, int], None]
@@ -162,12 +165,14 @@ async def _segment(
     def at(stage: str) -> Call:
         if progress is None:
             return call
-        return Call(
-            call.seed,
-            call.segment,
-            call.deadline_s,
-            lambda done, total: progress(stage, call.segment, done, total),
-        )
+
+        def report(done: int, total: int) -> None:
+            try:
+                progress(stage, call.segment, done, total)
+            except Exception:  # it runs on the engine's thread, which serves others too
+                log.exception("a progress callback failed")
+
+        return Call(call.seed, call.segment, call.deadline_s, report)
 
     semantic, spent = await stages.semantic(text, history, request.semantic, at("semantic"))
     reports = [spent]

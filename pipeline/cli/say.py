@@ -89,6 +89,8 @@ def say(
     kind = find_format(name)
     if output is None and not store:
         raise InvalidRequest("nowhere to put the sound: give -o FILE, or leave out --no-store.")
+    if output is None and (speed != 1 or sample_rate or audio_format):
+        raise InvalidRequest("--speed, --sample-rate and --format need a file: give -o FILE.")
     if output is not None:
         check_writable(output)
     console = Console(stderr=True)
@@ -108,23 +110,23 @@ def say(
     try:
         with StageBars(console) as bars:
             clip = bark.generate(voice=voice, progress=bars, **fields)
-        samples = change_speed(clip.samples, clip.sample_rate, speed)
-        rate = sample_rate or clip.sample_rate
-        samples = resample(samples, clip.sample_rate, rate)
         label = SyntheticLabel(model, clip.id, clip.seed, voice)
-        sound = encode(samples, rate, kind.name, label)
         if output is not None:
-            replace_file(output, sound)
+            samples = change_speed(clip.samples, clip.sample_rate, speed)
+            rate = sample_rate or clip.sample_rate
+            samples = resample(samples, clip.sample_rate, rate)
+            replace_file(output, encode(samples, rate, kind.name, label))
         facts = bark.manifest(clip)
         if store:
-            generations = Generations(local)
-            generations.save(clip.id, sound, kind.extension, clip.tokens.as_mapping(), facts)
+            # the sound itself, whatever the file was made of it: equal ids keep equal bytes
+            plain = encode(clip.samples, clip.sample_rate, "wav", label)
+            Generations(local).save(clip.id, plain, "wav", clip.tokens.as_mapping(), facts)
         if save_voice is not None:
-            tokens = clip.tokens.checked(bark.spec)
-            Voices(local).add(save_voice, tokens, {"source": f"generation {clip.id}"})
+            preset = clip.tokens.checked(bark.spec)
+            Voices(local).add(save_voice, preset, {"source": f"generation {clip.id}"})
     finally:
         bark.close()
-    path = output or data / "generations" / clip.id[:2] / clip.id / f"audio.{kind.extension}"
+    path = output or data / "generations" / clip.id[:2] / clip.id / "audio.wav"
     if as_json:
         print(json.dumps({"file": str(path), **facts}, ensure_ascii=False))
     else:

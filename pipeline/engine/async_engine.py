@@ -91,8 +91,10 @@ class DeviceThread:
             self._beat_s = time.monotonic()
 
     def _fail(self, error: Exception) -> None:
-        failure = EngineFailed(f"The engine stopped: {type(error).__name__}: {error}")
-        failure.__cause__ = error
+        failure = error if isinstance(error, EngineFailed) else None
+        if failure is None:
+            failure = EngineFailed(f"The engine stopped: {type(error).__name__}: {error}")
+            failure.__cause__ = error
         with self._wake:
             self.failure = failure
             arrived, self._inbox = self._inbox, deque()

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine.sequence import SamplingParams
+from pipeline.errors import EngineFailed
 
 Float32 = NDArray[np.float32]
 _BLOCK = 128
+NO_NUMBERS = "The model's logits are no numbers: broken weights, or a broken device."
 
 
 def softmax(logits: Float32) -> Float32:
@@ -44,11 +46,14 @@ def probabilities(
     if top_k is not None and top_k < len(logits):
         threshold = np.partition(logits, -top_k)[-top_k]
         logits[logits < threshold] = -np.inf
-    if temperature == 0:
+    heat = np.float32(temperature)
+    if heat == 0:
         one_hot = np.zeros_like(logits)
-        one_hot[int(np.argmax(logits))] = 1
+        best = int(np.argmax(logits))
+        one_hot[best] = 1 if np.isfinite(logits[best]) else np.nan
         return one_hot
-    return softmax(logits / np.float32(temperature))
+    # the largest becomes 0 first, so that no temperature, however small, can overflow it
+    return softmax((logits - logits.max()) / heat)
 
 
 def draw(probability: Float32, uniform: float) -> int:
@@ -60,6 +65,8 @@ def draw(probability: Float32, uniform: float) -> int:
     blocks = np.zeros((-(-len(probability) // _BLOCK), _BLOCK), np.float32)
     blocks.reshape(-1)[: len(probability)] = probability
     mass = np.cumsum(blocks.sum(axis=1, dtype=np.float64))
+    if not mass[-1] > 0:
+        raise EngineFailed(NO_NUMBERS)
     wanted = uniform * mass[-1]
     block = min(int(np.searchsorted(mass, wanted, side="right")), len(blocks) - 1)
     if block:
@@ -77,9 +84,13 @@ def draw_rows(
     logits: Float32, temperature: float, uniforms: NDArray[np.float64]
 ) -> NDArray[np.int64]:
     """Draw one index for each row of logits [R, n]; uniforms [R]; temperature 0 is greedy."""
-    if temperature == 0:
+    if not np.isfinite(logits).all():
+        raise EngineFailed(NO_NUMBERS)
+    heat = np.float32(temperature)
+    if heat == 0:
         return np.asarray(np.argmax(logits, axis=-1))
-    cdf = np.cumsum(softmax(logits / np.float32(temperature)), axis=-1, dtype=np.float64)
+    shifted = (logits - logits.max(axis=-1, keepdims=True)) / heat
+    cdf = np.cumsum(softmax(shifted), axis=-1, dtype=np.float64)
     drawn = (cdf <= (uniforms * cdf[:, -1])[:, None]).sum(axis=-1)
     return np.asarray(np.minimum(drawn, logits.shape[-1] - 1))
 

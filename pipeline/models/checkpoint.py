@@ -56,9 +56,14 @@ class Checkpoint:
             float32, contiguous, in memory of its own: no part of the file stays mapped.
 
         Raises:
-            InvalidCheckpoint: the file was changed or removed since it was opened.
+            InvalidCheckpoint: the file was changed or removed since it was opened, or the tensor
+                holds values that are no numbers.
         """
-        return self._tensors[stage][name].read()
+        tensor = self._tensors[stage][name].read()
+        # the sum alone tells, and needs no mask as large as the tensor
+        if not torch.isfinite(tensor.sum()):
+            raise InvalidCheckpoint(f"{self.path}: {stage} {name} holds values that are no numbers")
+        return tensor
 
     def names(self, stage: Stage) -> tuple[str, ...]:
         """Return the stage's tensors, by our names, in the order of the network."""

@@ -2,12 +2,21 @@
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from pipeline import Bark
-from pipeline.errors import BarkError, DeadlineExceeded, InvalidRequest, InvalidVoice, VoiceNotFound
+from pipeline.errors import (
+    BarkError,
+    DeadlineExceeded,
+    EngineFailed,
+    InvalidCheckpoint,
+    InvalidRequest,
+    InvalidVoice,
+    VoiceNotFound,
+)
 
 SHORT = {"max_duration_s": 0.5, "allow_early_stop": False}
 
@@ -191,3 +200,64 @@ def test_generate_works_inside_a_running_event_loop(bark, clip):
         return bark.generate("Hello world", seed=1, semantic=SHORT)
 
     assert (asyncio.run(main()).samples == clip.samples).all()
+
+
+def test_failing_progress_callback_harms_nobody(bark, clip):
+    def progress(*report):
+        raise RuntimeError("the caller's own mistake")
+
+    noisy = bark.generate("Hello world", seed=1, semantic=SHORT, progress=progress)
+    assert (noisy.samples == clip.samples).all()
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-8, 10])
+def test_extreme_temperatures_still_draw(bark, temperature):
+    settings = {**SHORT, "temperature": temperature}
+    assert bark.generate("Hello", seed=1, semantic=settings).duration_s > 0
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1])
+def test_extreme_seeds_are_seeds(bark, seed):
+    assert bark.generate("Hello", seed=seed, semantic=SHORT).seed == seed
+
+
+def test_close_ends_requests_in_flight_and_refuses_later_ones(tiny):
+    bark = Bark.load(tiny, device="cpu", slots=2)
+    errors = []
+
+    def work():
+        try:
+            bark.generate("Hello world", semantic={"allow_early_stop": False})
+        except EngineFailed as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    while not bark.stages.num_running:
+        time.sleep(0.001)
+    bark.close()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert len(errors) == 5
+    with pytest.raises(EngineFailed):
+        bark.generate("Hello")
+    bark.close()
+
+
+def test_weights_that_are_no_numbers_fail_by_name(tiny, tmp_path):
+    import shutil
+
+    import safetensors.torch
+
+    shutil.copytree(tiny, tmp_path / "broken")
+    path = tmp_path / "broken" / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors["semantic.layernorm_final.weight"][3] = float("nan")
+    safetensors.torch.save_file(tensors, path)
+    for backend in ("torch", "auto"):
+        with (
+            pytest.raises(InvalidCheckpoint, match=r"norm_final\.weight holds"),
+            Bark.load(tmp_path / "broken", device="cpu", backend=backend, slots=1) as bark,
+        ):
+            bark.generate("Hello", seed=1)
