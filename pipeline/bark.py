@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import secrets
 import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -40,6 +42,7 @@ from pipeline.request import (
 )
 from pipeline.spec import NUMERICS_VERSION, PRECISIONS, BarkSpec, Precision
 from pipeline.stages.decoding import Call
+from pipeline.stages.text import read_vocab
 from pipeline.synthesis import Progress, SegmentResult, synthesize
 from pipeline.voices import VoiceLibrary, read_voice, voice_digest
 
@@ -50,7 +53,11 @@ CLOSE_TIMEOUT_S = 10.0
 
 
 class Bark:
-    """One model in this process. Thread-safe: calls from many threads share its batches."""
+    """One model in this process. Thread-safe: calls from many threads share its batches.
+
+    Its engines' threads live until `close`, or the end of a `with` block. Not to be called from
+    a progress callback, which runs on one of them.
+    """
 
     def __init__(
         self,
@@ -180,7 +187,8 @@ class Bark:
     ) -> Clip:
         """Do what `generate` does, for callers with an event loop; cancelling frees its slots."""
         started = time.monotonic()
-        request, known = self._request(text, voice, seed, fields)
+        # may read files, or fetch a preset: not on the event loop
+        request, known = await asyncio.to_thread(self._request, text, voice, seed, fields)
         histories = [None if t.voice is None else known[t.voice] for t in request.all_turns]
         seed = request.seed if request.seed is not None else secrets.randbelow(2**32)
         deadline_s = None if request.timeout_s is None else started + request.timeout_s
@@ -192,24 +200,38 @@ class Bark:
             first_audio_s = first_audio_s or time.monotonic() - started
             segments.append(segment)
         total_s = time.monotonic() - started
-        digests = {name: voice_digest(prompt) for name, prompt in known.items()}
-        return Clip.of(
-            self._identify(request, seed, digests),
-            request,
-            digests,
-            seed,
-            segments,
-            self.sample_rate,
-            total_s=total_s,
-            first_audio_s=first_audio_s,
-        )
+
+        def clip() -> Clip:
+            digests = {name: voice_digest(prompt) for name, prompt in known.items()}
+            return Clip.of(
+                self._identify(request, seed, digests),
+                request,
+                digests,
+                seed,
+                segments,
+                self.sample_rate,
+                total_s=total_s,
+                first_audio_s=first_audio_s,
+            )
+
+        # joins the sound, and at first hashes the model's files
+        return await asyncio.to_thread(clip)
+
+    @cached_property
+    def model_digest(self) -> str:
+        """The digest of what was loaded: the checkpoint, and a vocabulary from elsewhere."""
+        vocabulary = self.stages.foreign_vocabulary
+        if vocabulary is None:
+            return self.checkpoint.digest
+        both = json.dumps([self.checkpoint.digest, sorted(read_vocab(vocabulary).items())])
+        return hashlib.sha256(both.encode()).hexdigest()
 
     def _identify(self, request: SynthesisRequest, seed: int, digests: Mapping[str, str]) -> str:
         """Return the id of the clip that this request and seed give."""
         return generation_id(
             request,
             seed,
-            model_digest=self.checkpoint.digest,
+            model_digest=self.model_digest,
             voice_digests=digests,
             precision=self.precision,
             device_class=self.stages.device_class,
@@ -221,7 +243,7 @@ class Bark:
             "id": clip.id,
             "synthetic": True,
             "model": self.name,
-            "model_digest": self.checkpoint.digest,
+            "model_digest": self.model_digest,
             "request": clip.request.model_dump(mode="json"),
             "voice_digests": dict(clip.voice_digests),
             "seed": clip.seed,
@@ -358,7 +380,7 @@ class _LoopThread:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run to the end; an interrupt (Ctrl-C) here cancels the work there."""
+        """Run to the end; an interrupt (Ctrl-C) here cancels the work there, between steps."""
         if self._loop.is_closed():
             coroutine.close()
             raise EngineFailed("The model was closed.")

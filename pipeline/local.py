@@ -50,6 +50,7 @@ class LocalStages:
         tokenizer: Path | None = None,
     ) -> None:
         self.spec = spec = checkpoint.spec
+        self._own_tokenizer = checkpoint.tokenizer_path
         self._tokenizer = tokenizer or checkpoint.tokenizer_path
         self._text: TextStage | None = None
         self.semantic_runner = CausalRunner(
@@ -113,6 +114,12 @@ class LocalStages:
                 self._tokenizer = fetch_vocabulary()
             self._text = TextStage(self._tokenizer, self.spec.semantic)
         return self._text
+
+    @property
+    def foreign_vocabulary(self) -> Path | None:
+        """The vocabulary in use, where it is not one of the checkpoint's own files."""
+        self._text_stage()
+        return None if self._tokenizer == self._own_tokenizer else self._tokenizer
 
     def count_tokens(self, text: str) -> int:
         """Count a text's word pieces."""

@@ -18,6 +18,7 @@ Temperature = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 TopK = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(gt=0, le=1)]
 MAX_TURNS = 1000
+MAX_SILENCE_S = 600
 SEED_STOP = 2**63  # seeds fit a signed 64-bit integer everywhere
 
 
@@ -90,6 +91,8 @@ class SynthesisRequest(_Settings):
             raise ValueError("give either text or turns")
         if self.turns is not None and not self.turns:
             raise ValueError("turns is empty")
+        if self.silence_s * (len(self.turns or ()) - 1) > MAX_SILENCE_S:
+            raise ValueError(f"silence_s between so many turns is more than {MAX_SILENCE_S} s")
         return self
 
     @property

@@ -103,6 +103,10 @@ def _find(
         return _from_arrays(source.as_mapping())
     if isinstance(source, Mapping):
         return _from_arrays(source)
+    if not isinstance(source, (str, Path)):
+        raise InvalidRequest(
+            f"voice is a name, a path or a mapping of three arrays, not {type(source).__name__}"
+        )
     if allow_paths and (isinstance(source, Path) or source.endswith(".npz")):
         path = Path(source)
         if path.suffix != ".npz":

@@ -32,15 +32,19 @@ def check_writable(path: Path) -> None:
         raise StoreUnavailable(f"can not write in {path.parent}.")
 
 
-def play(path: Path) -> None:
-    """Play a file with the first player that this machine has.
+def find_player() -> tuple[str, ...]:
+    """Return the command of the first player that this machine has.
 
     Raises:
         InvalidRequest: there is none.
     """
     for command in PLAYERS:
         if shutil.which(command[0]):
-            subprocess.run([*command, str(path)], check=False)
-            return
+            return command
     names = ", ".join(command[0] for command in PLAYERS)
     raise InvalidRequest(f"--play found no player; install one of {names}.")
+
+
+def play(path: Path) -> None:
+    """Play a file."""
+    subprocess.run([*find_player(), str(path)], check=False)

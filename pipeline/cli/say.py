@@ -9,16 +9,25 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline.cli import options
-from pipeline.cli.output import check_writable, play
+from pipeline.cli.output import check_writable, find_player, play
 from pipeline.cli.progress import StageBars
 from pipeline.errors import InvalidRequest
 from pipeline.request import SynthesisRequest
 from pipeline.stages.text import check_text
+from pipeline.stored_voices import check_voice_name
 
 # nano ships untrained: an honest program says so before the noise starts
 NANO_NOTICE = "nano has random weights until a trained one ships: this will be noise, not speech."
+OWN_OPTIONS = {
+    "text": "TEXT",
+    "turns": "--dialogue",
+    "voice": "--voice",
+    "seed": "--seed",
+    "long_form": "--chained",
+}
 EXAMPLES = """Speak a text, or a dialogue.
 
 Examples:
@@ -93,11 +102,15 @@ def say(
         raise InvalidRequest("--speed, --sample-rate and --format need a file: give -o FILE.")
     if output is not None:
         check_writable(output)
+    if save_voice is not None:
+        check_voice_name(save_voice)
+    if play_it:
+        find_player()
     console = Console(stderr=True)
     if model == "nano":
         console.print(NANO_NOTICE, style="yellow")
     local = LocalStore(data)
-    with console.status(f"loading {model} ({precision})"):
+    with console.status(escape(f"loading {model} ({precision})")):
         bark = Bark.load(
             model,
             device=device,
@@ -148,7 +161,7 @@ def _fields(
     if dialogue is not None:
         try:
             fields["turns"] = json.loads(dialogue.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InvalidRequest(f"can not read {dialogue}: {error}") from error
     else:
         fields["text"] = sys.stdin.read() if text == "-" else text
@@ -158,13 +171,17 @@ def _fields(
         path, equals, value = setting.partition("=")
         if not equals:
             raise InvalidRequest(f"--set wants NAME=VALUE, not {setting!r}.")
+        if path in OWN_OPTIONS:
+            raise InvalidRequest(f"--set {path}: that is what {OWN_OPTIONS[path]} is for.")
         *groups, last = path.split(".")
         place = fields
         for group in groups:
             place = place.setdefault(group, {})
+            if not isinstance(place, dict):
+                raise InvalidRequest(f"--set {path}: {group} is given twice, in two forms.")
         try:
             place[last] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             place[last] = value
     return fields
 
@@ -172,7 +189,7 @@ def _fields(
 def _report(console: Console, path: Path, facts: dict[str, Any]) -> None:
     """Say on the terminal what was made, and what to know about it."""
     timings = facts["timings"]
-    console.print(f"{path}", style="bold", highlight=False)
+    console.print(f"{path}", style="bold", highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"  id {facts['id']}   seed {facts['seed']}   {facts['duration_s']:.2f} s of sound in "
         f"{timings['total']:.2f} s (real-time factor {facts['real_time_factor']:.2f})",

@@ -57,7 +57,7 @@ class DeviceThread:
         """
         with self._wake:
             if self.failure is not None:
-                raise self.failure
+                raise EngineFailed(self.failure.message) from self.failure
             if self.is_closing:
                 raise EngineFailed("The engine is closed.")
             self._inbox.append(add)
@@ -85,12 +85,14 @@ class DeviceThread:
                 return
             try:
                 self._work.step()
-            except Exception as error:  # the thread's outer edge: a device error ends the engine
+            except (
+                BaseException
+            ) as error:  # the thread's outer edge: a device error ends the engine
                 self._fail(error)
                 return
             self._beat_s = time.monotonic()
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         failure = error if isinstance(error, EngineFailed) else None
         if failure is None:
             failure = EngineFailed(f"The engine stopped: {type(error).__name__}: {error}")
@@ -114,6 +116,7 @@ class AsyncEngine:
     ) -> None:
         self._engine = engine
         self._max_waiting = max_waiting
+        self._num_admitted = 0
         self.thread = DeviceThread(engine, name)
 
     @property
@@ -130,10 +133,17 @@ class AsyncEngine:
         Raises:
             Overloaded, DeadlineExceeded, Cancelled, EngineFailed.
         """
-        if self._max_waiting is not None and self.num_waiting >= self._max_waiting:
-            raise Overloaded("The engine's queue is full; try again later.")
-        self.thread.post(lambda: self._engine.submit(sequence))
-        return await _await(sequence.result, sequence.cancel)
+        if self._max_waiting is not None:
+            # counted here, not in the scheduler, which has not seen the newest yet
+            room = self._max_waiting + self._engine.runner.num_slots
+            if self._num_admitted >= room:
+                raise Overloaded("The engine's queue is full; try again later.")
+        self._num_admitted += 1
+        try:
+            self.thread.post(lambda: self._engine.submit(sequence))
+            return await _await(sequence.result, sequence.cancel)
+        finally:
+            self._num_admitted -= 1
 
     def close(self) -> None:
         self.thread.close()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.engine.sampler import next_token
 from pipeline.engine.scheduler import Scheduler
 from pipeline.engine.sequence import Prompt, Sequence
-from pipeline.errors import BarkError, Cancelled, DeadlineExceeded
+from pipeline.errors import BarkError, Cancelled, DeadlineExceeded, EngineFailed
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -57,13 +57,15 @@ class Engine:
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence; its `result` completes with itself, or with a BarkError."""
+        assert 0 < len(sequence.prompt.tokens) <= self.runner.max_positions
+        assert 0 < sequence.params.max_tokens <= len(sequence.uniforms)
         # once marked as running, a Future can no longer be cancelled under the engine's hands
         if sequence.result.set_running_or_notify_cancel():
             sequence.submitted_s = time.monotonic()
             self.scheduler.add(sequence)
 
     def step(self) -> None:
-        """Do one turn. A runner's exception leaves the engine as it was: see `fail_all`."""
+        """Do one turn. After a runner's exception only `fail_all` is left to do."""
         step = self.scheduler.schedule(time.monotonic())
         for sequence in step.cancelled:
             sequence.result.set_exception(Cancelled("The request was cancelled."))
@@ -126,6 +128,16 @@ class Engine:
             self._take_token(sequence, row)
 
     def _take_token(self, sequence: Sequence, logits: Float32) -> None:
+        """Draw a token; what goes wrong here is this sequence's own fault, and ends it alone."""
+        try:
+            self._advance(sequence, logits)
+        except Exception as error:  # rules and callbacks come from outside
+            self.scheduler.finish(sequence)
+            if not isinstance(error, BarkError):
+                error = EngineFailed(f"The request's rules failed: {type(error).__name__}: {error}")
+            sequence.result.set_exception(error)
+
+    def _advance(self, sequence: Sequence, logits: Float32) -> None:
         params, n = sequence.params, len(sequence.tokens)
         uniform = float(sequence.uniforms[n])
         token = next_token(logits, self.runner.first_id, params, n, uniform)

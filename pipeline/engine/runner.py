@@ -8,8 +8,10 @@ and with it of every generation's id.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,6 +30,31 @@ from pipeline.spec import GPTShape, Precision
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 Backend = Literal["native", "torch"]
+
+
+class _FairLock:
+    """A lock that goes to whoever has waited longest; threading's may go to the last holder."""
+
+    def __init__(self) -> None:
+        self._gate = threading.Lock()
+        self._is_taken = False
+        self._waiting: deque[threading.Event] = deque()
+
+    def __enter__(self) -> None:
+        with self._gate:
+            if not self._is_taken:
+                self._is_taken = True
+                return
+            handed_over = threading.Event()
+            self._waiting.append(handed_over)
+        handed_over.wait()
+
+    def __exit__(self, *_: object) -> None:
+        with self._gate:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._is_taken = False
 
 
 @dataclass(slots=True)
@@ -54,10 +81,14 @@ class Device:
             name = "cuda" if torch.cuda.is_available() else "cpu"
         if name.startswith("cuda") and not torch.cuda.is_available():
             raise InvalidRequest(f"device {name!r} asked for, but torch sees no CUDA device here.")
-        try:
-            self.torch = torch.device(name)
-        except RuntimeError as error:
-            raise InvalidRequest(f"unknown device {name!r}; use cpu, cuda or cuda:N.") from error
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+            raise InvalidRequest(f"unknown device {name!r}; use cpu, cuda or cuda:N.")
+        self.torch = torch.device(name)
+        if self.torch.type == "cuda":
+            # fp32 is the reference: no rounding to TF32, no algorithm chosen by a race
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.deterministic = True
         supported, reason = native_gpt.is_supported()
         fits = self.torch.type == "cpu" and supported
         if backend not in ("auto", "native", "torch"):
@@ -65,7 +96,7 @@ class Device:
         if backend == "native" and not fits:
             raise InvalidRequest(f"the native backend can not run here: {reason or name}")
         self.backend: Backend = "native" if fits and backend != "torch" else "torch"
-        self._lock = threading.Lock()
+        self._lock = _FairLock()
 
     @contextmanager
     def turn(self) -> Iterator[DeviceTurn]:
@@ -87,11 +118,12 @@ class Device:
         if self.torch.type == "cuda":
             name = torch.cuda.get_device_name(self.torch).replace(" ", "-").lower()
             return f"cuda-{name}-torch-{torch.__version__}"
-        library = f"torch-{torch.__version__.split('+')[0]}"  # the codec runs on it everywhere
-        if self.backend == "native":
-            return f"cpu-native-avx512-{library}"
+        # the codec runs on torch everywhere
         capability = torch.backends.cpu.get_cpu_capability().lower()
-        return f"cpu-{library}-{capability}-threads{torch.get_num_threads()}"
+        library = f"torch-{torch.__version__.split('+')[0]}-{capability}"
+        if self.backend == "native":
+            return f"cpu-native-{library}"
+        return f"cpu-{library}-threads{torch.get_num_threads()}"
 
 
 class _Network(Protocol):

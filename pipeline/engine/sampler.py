@@ -40,7 +40,7 @@ def probabilities(
     """
     logits = logits.astype(np.float32, copy=True)
     if top_p is not None:
-        order = np.argsort(logits)[::-1]
+        order = np.argsort(-logits, kind="stable")
         mass = np.cumsum(softmax(logits[order]))
         logits[order[1:][mass[:-1] > top_p]] = -np.inf
     if top_k is not None and top_k < len(logits):

@@ -1,7 +1,9 @@
 """Which sequences run in the next step. Plain Python: no torch, no clock, no threads.
 
-Prefills go first: a sequence that waits for one holds a slot that does nothing, and every step
-that it joins sooner makes all later steps' batches fuller.
+It goes in rounds. Prefills come first: a sequence that waits for one holds a slot that does
+nothing, and every step that it joins sooner makes later steps' batches fuller. But in a round each
+sequence is prefilled once, and there are no more prefills than slots; then everyone who can takes
+a decode step. So nobody starves, however often a neighbour's window moves.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ class Scheduler:
         self.slots = Slots(num_slots)
         self.waiting: deque[Sequence] = deque()
         self.running: dict[int, Sequence] = {}  # slot → sequence
+        self._prefilled: set[int] = set()  # ids, in this round
 
     @property
     def has_work(self) -> bool:
@@ -45,11 +48,20 @@ class Scheduler:
             sequence = self.waiting.popleft()
             sequence.slot = self.slots.take()
             self.running[sequence.slot] = sequence
-        for sequence in sorted(self.running.values(), key=lambda s: s.id):
-            if sequence.needs_prefill:
-                return Step(cancelled, expired, prefill=sequence)
-        decode = [self.running[slot] for slot in sorted(self.running)]
-        return Step(cancelled, expired, decode=decode)
+        in_order = sorted(self.running.values(), key=lambda s: s.id)
+        due = [s for s in in_order if s.needs_prefill]
+        decode = [s for s in in_order if not s.needs_prefill]
+        fresh = [s for s in due if s.id not in self._prefilled]
+        if decode and (not fresh or len(self._prefilled) >= self.slots.num_slots):
+            self._prefilled.clear()
+            return Step(cancelled, expired, decode=decode)
+        if not due:
+            return Step(cancelled, expired)
+        if not fresh:
+            self._prefilled.clear()
+        chosen = (fresh or due)[0]
+        self._prefilled.add(chosen.id)
+        return Step(cancelled, expired, prefill=chosen)
 
     def finish(self, sequence: Sequence) -> None:
         """Free the slot of a sequence that will not run again."""

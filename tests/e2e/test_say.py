@@ -85,6 +85,15 @@ BAD = [
     pytest.param(["say", "hi", "-m", "nosuchmodel"], 1, "nosuchmodel", id="unknown model"),
     pytest.param(["say", "hi", "-p", "fp8"], 2, "fp8", id="unknown precision"),
     pytest.param(["say", "hi", "--device", "tpu"], 2, "tpu", id="unknown device"),
+    pytest.param(["say", "hi", "--device", "mps"], 2, "mps", id="another device"),
+    pytest.param(["say", "hi", "--set", "seed=5"], 2, "--seed", id="set what has an option"),
+    pytest.param(["say", "hi", "--set", "semantic=5"], 2, "semantic", id="set a group"),
+    pytest.param(
+        ["say", "hi", "--set", "fine=5", "--set", "fine.temperature=1"], 2, "twice", id="set twice"
+    ),
+    pytest.param(["say", "hi", "-m", "[/x]"], 1, "[/x]", id="model that looks like markup"),
+    pytest.param(["say", "hi", "--save-voice", "../x"], 2, "../x", id="voice name"),
+    pytest.param(["say", "hi", "--speed", "2"], 2, "-o FILE", id="speed without a file"),
     pytest.param(["say", "--nope"], 2, "nope", id="unknown option"),
     pytest.param(["say"], 2, "TEXT", id="no text"),
     pytest.param(["voices", "add", "absent.npz"], 2, "absent.npz", id="absent preset"),

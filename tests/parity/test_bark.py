@@ -261,3 +261,14 @@ def test_weights_that_are_no_numbers_fail_by_name(tiny, tmp_path):
             Bark.load(tmp_path / "broken", device="cpu", backend=backend, slots=1) as bark,
         ):
             bark.generate("Hello", seed=1)
+
+
+def test_vocabulary_from_elsewhere_changes_the_id(tiny, tmp_path):
+    """Equal tokens even, but another file decided them."""
+    other = tmp_path / "vocab.txt"
+    other.write_text((tiny / "vocab.txt").read_text() + "zzz\n")
+    ids = []
+    for vocabulary in (None, tiny / "vocab.txt", other):
+        with Bark.load(tiny, device="cpu", slots=1, tokenizer=vocabulary) as bark:
+            ids.append(bark.generate("Hello", seed=1, semantic=SHORT).id)
+    assert ids[0] == ids[1] != ids[2]

@@ -57,27 +57,21 @@ def test_cancelling_the_task_frees_the_slot():
 
 
 def test_full_queue_answers_overloaded():
+    """One runs, two may wait; the rest are refused at once, though no step has ended."""
     runner = Gate()
-    engine = AsyncEngine(Engine(runner), max_waiting=1)
+    engine = AsyncEngine(Engine(runner), max_waiting=2)
 
     async def main():
-        first = asyncio.create_task(engine.run(sequence(1)))
-        await asyncio.to_thread(runner.entered.wait, 10)
-        second = asyncio.create_task(engine.run(sequence(2)))
-        await asyncio.sleep(0)
+        tasks = [asyncio.create_task(engine.run(sequence(seed))) for seed in range(20)]
+        await asyncio.sleep(0.05)
         runner.opened.set()
-        while not engine.num_waiting and not second.done():
-            await asyncio.sleep(0)
-        return await asyncio.gather(first, second)
+        return await asyncio.gather(*tasks, return_exceptions=True)
 
-    assert len(asyncio.run(main())) == 2
+    results = asyncio.run(main())
+    refused = [result for result in results if isinstance(result, Overloaded)]
+    assert len(refused) == 17
+    assert refused[0].retry_after_s > 0
     engine.close()
-
-    closed = AsyncEngine(Engine(FakeRunner()), max_waiting=0)
-    with pytest.raises(Overloaded) as caught:
-        asyncio.run(closed.run(sequence(1)))
-    assert caught.value.retry_after_s > 0
-    closed.close()
 
 
 def test_device_error_fails_everything_and_later_calls():

@@ -199,3 +199,31 @@ def test_fail_all_reaches_waiting_and_running():
         with pytest.raises(EngineFailed):
             one.result.result()
     assert not engine.has_work
+
+
+def test_rules_that_raise_end_their_own_sequence_alone():
+    def broken(*_):
+        raise KeyError("the caller's own mistake")
+
+    engine = Engine(FakeRunner(num_slots=2))
+    wrong, fine = sequence(1, on_token=broken), sequence(2)
+    engine.submit(wrong)
+    engine.submit(fine)
+    engine.run_until_done()
+    with pytest.raises(EngineFailed, match="KeyError"):
+        wrong.result.result()
+    assert fine.result.result().tokens == alone(2)
+    assert engine.scheduler.slots.num_free == 2
+
+
+def test_logits_that_are_no_numbers_are_an_error():
+    class Broken(FakeRunner):
+        def _logits(self, slot, stop):
+            return super()._logits(slot, stop) * np.float32("nan")
+
+    engine = Engine(Broken())
+    one = sequence(1)
+    engine.submit(one)
+    engine.run_until_done()
+    with pytest.raises(EngineFailed, match="no numbers"):
+        one.result.result()

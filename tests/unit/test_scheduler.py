@@ -34,6 +34,17 @@ def test_prefill_goes_before_decode():
     assert scheduler.schedule(0).decode == [first, second]
 
 
+def test_all_waiting_prefills_come_before_the_next_decode_step():
+    scheduler = Scheduler(3)
+    batch = [sequence() for _ in range(3)]
+    for one in batch:
+        scheduler.add(one)
+    for one in batch:
+        assert scheduler.schedule(0).prefill is one
+        one.pending = 1
+    assert scheduler.schedule(0).decode == batch
+
+
 def test_sequences_beyond_the_slots_wait_in_order():
     scheduler = Scheduler(1)
     first, second, third = sequence(), sequence(), sequence()
@@ -79,3 +90,33 @@ def test_finished_sequence_leaves_no_trace():
     scheduler.finish(one)
     assert not scheduler.has_work
     assert scheduler.slots.num_free == 2
+
+
+def test_sequence_whose_window_always_moves_starves_nobody():
+    """One needs a prefill for every token; the other decodes once a round all the same."""
+    scheduler = Scheduler(4)
+    hog, other = sequence(), sequence()
+    scheduler.add(hog)
+    scheduler.add(other)
+    decoded = 0
+    for _ in range(40):
+        step = scheduler.schedule(0)
+        if step.prefill is not None and step.prefill is not hog:
+            step.prefill.pending = 1
+        decoded += other in step.decode
+    assert decoded >= 15
+
+
+def test_arrivals_that_end_in_their_prefill_starve_nobody():
+    scheduler = Scheduler(4)
+    other = sequence()
+    other.pending = 1
+    scheduler.add(other)
+    decoded = 0
+    for _ in range(50):
+        scheduler.add(sequence())
+        step = scheduler.schedule(0)
+        if step.prefill is not None:
+            scheduler.finish(step.prefill)
+        decoded += other in step.decode
+    assert decoded >= 8
