@@ -36,6 +36,9 @@ class Clip:
     timings: dict[str, float]
     segments: tuple[SegmentResult, ...]
 
+    def __repr__(self) -> str:
+        return f"Clip(id={self.id!r}, seed={self.seed}, duration_s={self.duration_s:.2f})"
+
     @property
     def duration_s(self) -> float:
         return len(self.samples) / self.sample_rate

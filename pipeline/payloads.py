@@ -36,6 +36,10 @@ class TextTokens:
 
 
 # ── the history prompt: given to all three ───────────────────────────────────────────────────────
+# Below this some lengths of a model's own generations miss the ratio by rounding.
+SHORTEST_SURE = 10
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class HistoryPrompt:
     """The three arrays that condition the stages; a generation is itself a valid one.
@@ -62,6 +66,7 @@ class HistoryPrompt:
             raise InvalidVoice(
                 f"coarse_prompt has {self.coarse.shape[1]} frames for {len(self.semantic)} "
                 f"semantic tokens: a ratio of {ratio:.2f}, where this model needs {want}"
+                + (" (too short to be a voice)" if len(self.semantic) < SHORTEST_SURE else "")
             )
         return self
 

@@ -32,7 +32,8 @@ from pipeline.stages.decoding import Call
 
 log = logging.getLogger(__name__)
 
-# stage, segment, done, total in the stage's own units; may come from any thread
+# stage, segment, done, total in the stage's own units; may come from any thread. First of all
+# "text" reports how many segments there are.
 Progress = Callable[[str, int, int, int], None]
 
 
@@ -114,6 +115,8 @@ async def synthesize(
         language=request.language,
     )
     texts = [stages.text(segment.text) for segment in segments]
+    if progress is not None:
+        progress("text", 0, len(segments), len(segments))
 
     def run(index: int, history: HistoryPrompt | None) -> asyncio.Task[SegmentResult]:
         return asyncio.create_task(

@@ -236,7 +236,11 @@ class VoiceLibrary:
         hint = f"; did you mean {' or '.join(close)}?" if close else "."
         raise VoiceNotFound(
             f"There is no voice preset {name!r}{hint} "
-            f"`bark-serve voices list` shows all {len(names)}."
+            + (
+                f"`bark-serve voices list` shows all {len(names)}."
+                if names
+                else "This model and store have none: `bark-serve voices add FILE.npz` adds one."
+            )
         )
 
     def _read(self, paths: list[Path]) -> HistoryPrompt:

@@ -58,11 +58,12 @@ def _examine(model: str, data: Path, speak: bool) -> Iterator[Finding]:
     yield _try("torch", _torch)
     yield _native()
     yield _try("audio", _audio)
-    yield _try("model", lambda: _model(model))
+    found = _try("model", lambda: _model(model))
+    yield found
     yield _try("store", lambda: _store(data))
-    yield _optional("ray", "bark-serve up and bulk")
-    yield _optional("opentelemetry.sdk", "exporting traces")
-    if speak:
+    yield _optional("ray", "the service (to come)")
+    yield _optional("opentelemetry.sdk", "exporting traces (to come)")
+    if speak and found.state == "ok":
         for precision in ("fp32", "bf16", "int8"):
             yield _try(precision, lambda precision=precision: _speak(model, precision))  # type: ignore[misc]
 

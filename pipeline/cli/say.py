@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from rich.markup import escape
 from pipeline.cli import options
 from pipeline.cli.output import check_writable, find_player, play
 from pipeline.cli.progress import StageBars
-from pipeline.errors import InvalidRequest
+from pipeline.errors import InvalidRequest, StoreUnavailable, VoiceNotFound
 from pipeline.request import SynthesisRequest
 from pipeline.stages.text import check_text
 from pipeline.stored_voices import check_voice_name
@@ -102,13 +103,17 @@ def say(
         raise InvalidRequest("--speed, --sample-rate and --format need a file: give -o FILE.")
     if output is not None:
         check_writable(output)
+    if store and data.exists() and not os.access(data, os.W_OK):
+        raise StoreUnavailable(f"can not write in {data}; give another --data, or --no-store.")
+    if voice is not None and voice.endswith(".npz") and not Path(voice).is_file():
+        raise VoiceNotFound(f"there is no file {voice}.")
     if save_voice is not None:
         check_voice_name(save_voice)
     if play_it:
         find_player()
     console = Console(stderr=True)
     if model == "nano":
-        console.print(NANO_NOTICE, style="yellow")
+        console.print(NANO_NOTICE, style="yellow", soft_wrap=True)
     local = LocalStore(data)
     with console.status(escape(f"loading {model} ({precision})")):
         bark = Bark.load(
@@ -120,6 +125,8 @@ def say(
             tokenizer=tokenizer,
             voice_folders=[data / "voices"],
         )
+    if backend == "auto" and bark.device.is_slow_fallback:
+        console.print(f"note: {bark.device.fallback_reason}", style="yellow", soft_wrap=True)
     try:
         with StageBars(console) as bars:
             clip = bark.generate(voice=voice, progress=bars, **fields)
@@ -194,6 +201,7 @@ def _report(console: Console, path: Path, facts: dict[str, Any]) -> None:
         f"  id {facts['id']}   seed {facts['seed']}   {facts['duration_s']:.2f} s of sound in "
         f"{timings['total']:.2f} s (real-time factor {facts['real_time_factor']:.2f})",
         highlight=False,
+        soft_wrap=True,
     )
     spent = "   ".join(
         f"{stage} {timings[stage]:.2f} s"

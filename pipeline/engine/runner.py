@@ -96,6 +96,8 @@ class Device:
         if backend == "native" and not fits:
             raise InvalidRequest(f"the native backend can not run here: {reason or name}")
         self.backend: Backend = "native" if fits and backend != "torch" else "torch"
+        self.is_slow_fallback = self.torch.type == "cpu" and not supported
+        self.fallback_reason = f"running on torch, which is slower: {reason}"
         self._lock = _FairLock()
 
     @contextmanager

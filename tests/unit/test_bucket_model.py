@@ -64,7 +64,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     s3, filer, master, volume, admin = free_ports(5)
     with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
+        server = subprocess.Popen(  # its sockets go where the test's files go
             [
                 str(weed),
                 "mini",
@@ -83,6 +83,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 f"-volume.port={volume}",
                 f"-admin.port={admin}",
             ],
+            env={**os.environ, "TMPDIR": str(folder)},
             stdout=log,
             stderr=log,
             cwd=folder,

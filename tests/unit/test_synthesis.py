@@ -177,7 +177,7 @@ def test_progress_names_stage_and_segment():
             pass
 
     asyncio.run(main())
-    assert seen == [("codec", 0, 1, 1)]
+    assert seen == [("text", 0, 1, 1), ("codec", 0, 1, 1)]
 
 
 def test_text_without_words_is_refused_before_any_stage_runs():

@@ -37,7 +37,10 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 def is_supported() -> tuple[bool, str]:
     """Say whether the kernels can run here, and if not, why."""
     if not LIBRARY.exists():
-        return False, f"the kernel library is not built ({LIBRARY.name}; run hatch_build.py)"
+        return (
+            False,
+            "the kernels are not built: install a C++ compiler, then `python hatch_build.py`",
+        )
     try:
         missing = _load().bark_missing_features()
     except OSError as error:
