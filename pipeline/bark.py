@@ -6,13 +6,12 @@ import asyncio
 import hashlib
 import json
 import secrets
-import threading
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +19,10 @@ from numpy.typing import NDArray
 from pipeline.audio.label import installed_version
 from pipeline.clip import Clip
 from pipeline.engine.runner import Device
-from pipeline.errors import EngineFailed, InvalidRequest, InvalidVoice
+from pipeline.errors import InvalidRequest, InvalidVoice
 from pipeline.identity import generation_id
 from pipeline.local import LocalStages
+from pipeline.loop_thread import LoopThread
 from pipeline.models.checkpoint import Checkpoint, open_checkpoint
 from pipeline.models.locate import locate, preset_fetcher
 from pipeline.payloads import (
@@ -46,10 +46,8 @@ from pipeline.stages.text import read_vocab
 from pipeline.synthesis import Progress, SegmentResult, synthesize
 from pipeline.voices import VoiceLibrary, read_voice, voice_digest
 
-_T = TypeVar("_T")
 Voice = str | Path | Mapping[str, NDArray[Any]] | HistoryPrompt
 DEFAULT_SLOTS = 8
-CLOSE_TIMEOUT_S = 10.0
 
 
 class Bark:
@@ -70,7 +68,7 @@ class Bark:
     ) -> None:
         self.checkpoint, self.stages, self.voices = checkpoint, stages, voices
         self.device, self.precision, self.name = device, precision, name
-        self._loop = _LoopThread()
+        self._loop = LoopThread()
 
     @classmethod
     def load(
@@ -369,42 +367,6 @@ def voice_library(model: str, checkpoint: Checkpoint, folders: Sequence[Path] = 
     """Return the presets of these folders and of the model, those on the hub among them."""
     own = [] if checkpoint.voices_path is None else [checkpoint.voices_path]
     return VoiceLibrary([*folders, *own], fetch=preset_fetcher(model, checkpoint.path))
-
-
-class _LoopThread:
-    """An event loop on a thread of its own, so that `Bark` also works inside a running loop."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="bark", daemon=True)
-        self._thread.start()
-
-    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run to the end; an interrupt (Ctrl-C) here cancels the work there, between steps."""
-        if self._loop.is_closed():
-            coroutine.close()
-            raise EngineFailed("The model was closed.")
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def close(self) -> None:
-        """Let the tasks in flight end, then stop. Can be called twice."""
-        if self._loop.is_closed():
-            return
-
-        async def drain() -> None:
-            tasks = asyncio.all_tasks() - {asyncio.current_task()}
-            if tasks:
-                await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
-            self._loop.stop()
-
-        asyncio.run_coroutine_threadsafe(drain(), self._loop)
-        self._thread.join()
-        self._loop.close()
 
 
 def _call(seed: int | None) -> Call:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.engine.native.library import default_num_threads, is_supported, kernels
+from pipeline.engine.native.loader import default_num_threads, is_supported, kernels
 
 __all__ = ["NativeGPT", "Precision", "default_num_threads", "is_supported"]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.engine.native.library import default_num_threads
+from pipeline.engine.native.loader import default_num_threads
 from pipeline.engine.native_gpt import Floats, NativeGPT, Precision
 
 LAYERS, HEADS, WIDTH, VOCABULARY = 12, 12, 768, 10048

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.engine.native.library import default_num_threads
+from pipeline.engine.native.loader import default_num_threads
 from pipeline.engine.native_gpt import (
     Floats,
     LinearName,
