@@ -106,6 +106,8 @@ async def synthesize(
         InvalidRequest: text that can not be spoken. And whatever the stages raise; segments
         still in flight are cancelled first.
     """
+    if progress is not None:
+        progress = _harmless(progress)
     # tokenizing and sentence segmentation are plain computation: not on the event loop
     segments = await asyncio.to_thread(
         plan_segments,
@@ -168,14 +170,12 @@ async def _segment(
     def at(stage: str) -> Call:
         if progress is None:
             return call
-
-        def report(done: int, total: int) -> None:
-            try:
-                progress(stage, call.segment, done, total)
-            except Exception:  # it runs on the engine's thread, which serves others too
-                log.exception("a progress callback failed")
-
-        return Call(call.seed, call.segment, call.deadline_s, report)
+        return Call(
+            call.seed,
+            call.segment,
+            call.deadline_s,
+            lambda done, total: progress(stage, call.segment, done, total),
+        )
 
     semantic, spent = await stages.semantic(text, history, request.semantic, at("semantic"))
     reports = [spent]
@@ -198,6 +198,18 @@ async def _segment(
         unknown_words=text.unknown_words,
         reports=tuple(reports),
     )
+
+
+def _harmless(progress: Progress) -> Progress:
+    """Log what a callback raises: it runs on the engine's thread, which serves others too."""
+
+    def report(stage: str, segment: int, done: int, total: int) -> None:
+        try:
+            progress(stage, segment, done, total)
+        except Exception:
+            log.exception("a progress callback failed")
+
+    return report
 
 
 def _nothing(spec: BarkSpec) -> tuple[CoarseCodes, FineCodes, Waveform]:
