@@ -105,8 +105,7 @@ class Device:
         """Have the device for one step.
 
         On a CPU one model computes at a time, with all cores: two at once would wait for each
-        other's threads at every barrier (measured: a codec piece beside a decode step took three
-        times as long as after it). A GPU has its own queue.
+        other's threads at every barrier. A GPU has its own queue.
         """
         turn = DeviceTurn()
         with self._lock if self.torch.type == "cpu" else nullcontext():

@@ -60,7 +60,7 @@ def draw(probability: Float32, uniform: float) -> int:
     """Return the index at which the cumulated probability first exceeds `uniform`.
 
     The sum is taken over blocks first and then within one of them: of 10,001 probabilities only
-    a hundredth is cumulated one by one (24 instead of 56 µs a semantic token).
+    a hundredth is cumulated one by one (17 instead of 38 µs a draw, measured on 2 cores).
     """
     blocks = np.zeros((-(-len(probability) // _BLOCK), _BLOCK), np.float32)
     blocks.reshape(-1)[: len(probability)] = probability
