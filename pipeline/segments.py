@@ -18,10 +18,17 @@ from pipeline.breaks import find_breaks
 from pipeline.errors import InvalidRequest, TextTooLong
 from pipeline.language import guess_language
 from pipeline.packing import Measure, pack
+from pipeline.spec import SemanticSpec
 from pipeline.stages.text import MAX_TEXT_CHARS, check_text
 
 # Bark stops dead at 15.39 s (768 semantic tokens); the margin is for slow voices and pauses.
 MAX_SEGMENT_S: Final = 13.0
+_SHARE_OF_LIMIT: Final = 0.85  # the same margin, for models that stop sooner
+
+
+def longest_segment_s(semantic: SemanticSpec) -> float:
+    """Return how long a segment may be estimated to last: 13 s for Bark, less for small models."""
+    return min(MAX_SEGMENT_S, _SHARE_OF_LIMIT * semantic.max_new_tokens / semantic.rate_hz)
 
 
 class Turn(Protocol):

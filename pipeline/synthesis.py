@@ -26,7 +26,7 @@ from pipeline.payloads import (
     Waveform,
 )
 from pipeline.request import CoarseSettings, FineSettings, SemanticSettings, SynthesisRequest
-from pipeline.segments import Segment, plan_segments
+from pipeline.segments import Segment, longest_segment_s, plan_segments
 from pipeline.spec import BarkSpec
 from pipeline.stages.decoding import Call
 
@@ -114,6 +114,7 @@ async def synthesize(
         request.all_turns,
         count_tokens=stages.count_tokens,
         max_tokens=stages.spec.semantic.prompt_length,
+        max_seconds=longest_segment_s(stages.spec.semantic),
         language=request.language,
     )
     texts = [stages.text(segment.text) for segment in segments]

@@ -14,7 +14,8 @@ from splitting import SILENT, count_tokens, split, without_space
 
 from pipeline.breaks import grapheme_starts
 from pipeline.errors import InvalidRequest, TextTooLong
-from pipeline.segments import Segment, plan_segments
+from pipeline.segments import Segment, longest_segment_s, plan_segments
+from pipeline.spec import BarkSpec, SemanticSpec
 from pipeline.speech_rate import estimate_seconds
 
 
@@ -145,3 +146,17 @@ def test_bad_text_is_refused_before_anything_is_split(
 ) -> None:
     with pytest.raises(error, match=message):
         plan(*turns, max_chars=100)
+
+
+def test_a_model_that_stops_sooner_gets_shorter_segments() -> None:
+    assert longest_segment_s(BarkSpec().semantic) == 13.0
+    five_seconds = SemanticSpec(max_new_tokens=250)
+    longest_s = longest_segment_s(five_seconds)
+    assert longest_s < 250 / five_seconds.rate_hz
+    planned = plan_segments(
+        [Turn("This is a sentence of about fifty characters, all told. " * 3)],
+        count_tokens=count_tokens,
+        max_tokens=256,
+        max_seconds=longest_s,
+    )
+    assert len(planned) == 3
