@@ -42,3 +42,9 @@ def write_record(folder: Path, run: Path, facts: dict[str, Any]) -> None:
         **facts,
     }
     (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read what `write_record` wrote."""
+    record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+    return record

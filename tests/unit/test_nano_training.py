@@ -1,0 +1,172 @@
+"""nano's training: layouts are the stages' own, and an interrupted run ends as one that was not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.request import CoarseSettings
+from pipeline.spec import BarkSpec, GPTShape
+from pipeline.stages.coarse import Windows
+from training.nano import trainer
+from training.nano.dataset import Dataset
+from training.nano.gpt_tasks import CoarseTask, FineTask, SemanticTask
+from training.nano.pieces import pieces
+from training.nano.shape import nano_spec
+from training.nano.teacher import Clip
+from training.nano.tokens import quantise, semantic_tokens
+
+NUM_CLIPS, NUM_SYMBOLS = 260, 5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make tokens of clips of 1 to 4 s, random but for their shapes."""
+    path, rng = tmp_path_factory.mktemp("tokens"), np.random.default_rng(0)
+    semantic = [int(n) for n in rng.integers(50, 200, NUM_CLIPS)]
+    frames = [int(n * 75 / 49.9) for n in semantic]
+    np.save(path / "semantic.npy", rng.integers(0, 3 * NUM_SYMBOLS, sum(semantic)).astype("i2"))
+    np.save(path / "codes.npy", rng.integers(0, 8, (8, sum(frames))).astype("i2"))
+    np.save(path / "books.npy", rng.standard_normal((8, 512, 64)).astype("f4"))
+    np.save(path / "samples.npy", np.zeros(sum(frames) * 320, np.int16))
+    index = {
+        "symbols": list("abcde"),
+        "texts": ["Hello world."] * NUM_CLIPS,
+        "voices": ["heart", "oak"] * (NUM_CLIPS // 2),
+        "num_semantic": semantic,
+        "num_frames": frames,
+    }
+    (path / "index.json").write_text(json.dumps(index))
+    (path / "vocab.txt").write_text("\n".join(pieces()[0]) + "\n", encoding="utf-8")
+    return path
+
+
+def small(spec: BarkSpec) -> BarkSpec:
+    def gpt(shape: GPTShape) -> GPTShape:
+        return replace(shape, num_layers=1, num_heads=1, width=16)
+
+    return replace(
+        spec,
+        semantic=replace(spec.semantic, gpt=gpt(spec.semantic.gpt)),
+        coarse=replace(spec.coarse, gpt=gpt(spec.coarse.gpt)),
+        fine=replace(spec.fine, gpt=gpt(spec.fine.gpt)),
+    )
+
+
+SPEC = small(nano_spec(NUM_SYMBOLS))
+
+
+def make(name: str, folder: Path) -> trainer.Task:
+    torch.manual_seed(0)
+    dataset = Dataset(folder)
+    if name == "semantic":
+        return SemanticTask(dataset, SPEC, 3, folder / "vocab.txt")
+    return (CoarseTask if name == "coarse" else FineTask)(dataset, SPEC, 3)
+
+
+@pytest.mark.parametrize("name", ["semantic", "coarse", "fine"])
+def test_a_few_steps_lower_the_loss(name: str, folder: Path, tmp_path: Path) -> None:
+    task = make(name, folder)
+    before = trainer._validate(task)["loss"]
+    trainer.train(task, trainer.Recipe(steps=12, warmup=2), tmp_path)
+    assert trainer._validate(task)["loss"] < before
+    *_, last = trainer.read_log(tmp_path / f"{name}.log.jsonl")
+    assert last["step"] == 12
+    assert last["tokens_per_s"] > 0
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = trainer.Recipe(steps=8, warmup=2)
+    trainer.train(make("coarse", folder), recipe, tmp_path / "whole")
+
+    monkeypatch.setattr(trainer, "_SAVE_EVERY_S", 0.0)
+    task, real = make("coarse", folder), CoarseTask.loss
+    calls = 0
+
+    def interrupted(*arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(CoarseTask, "loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(task, recipe, tmp_path / "broken")
+    assert not (tmp_path / "broken" / "coarse.pt").exists()
+    assert (tmp_path / "broken" / "coarse.state.pt").exists()
+    monkeypatch.setattr(CoarseTask, "loss", real)
+    trainer.train(make("coarse", folder), recipe, tmp_path / "broken")
+
+    whole, mended = (
+        torch.load(tmp_path / run / "coarse.pt", weights_only=True) for run in ("whole", "broken")
+    )
+    assert whole.keys() == mended.keys()
+    for key, value in whole.items():
+        torch.testing.assert_close(mended[key], value, rtol=0, atol=0)
+    assert not (tmp_path / "broken" / "coarse.state.pt").exists()
+
+
+def test_a_finished_network_is_not_trained_again(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = trainer.Recipe(steps=1)
+    trainer.train(make("fine", folder), recipe, tmp_path)
+    stamp = (tmp_path / "fine.pt").stat().st_mtime_ns
+    trainer.train(make("fine", folder), recipe, tmp_path)
+    assert (tmp_path / "fine.pt").stat().st_mtime_ns == stamp
+    assert "already trained" in capsys.readouterr().out
+
+
+def test_coarse_windows_are_those_of_inference(folder: Path) -> None:
+    """A drawn window is one that the stage itself would lay out, and asks for what follows it."""
+    task, dataset = make("coarse", folder), Dataset(folder)
+    assert isinstance(task, CoarseTask)
+    start = SPEC.coarse.semantic_length + 1
+    prompts = {
+        Windows.plan(item.semantic, None, CoarseSettings(), SPEC)
+        .prompt([])
+        .tokens[:start]
+        .tobytes()
+        for item in (dataset[i] for i in range(NUM_CLIPS))
+    }
+    begun = 0
+    for step in range(60):
+        sequence, wanted = task._window(np.random.default_rng(step), "train")
+        assert sequence[start - 1] == SPEC.coarse.infer_id
+        assert len(sequence) <= SPEC.coarse.gpt.block_size
+        asked = wanted != -100
+        assert asked.any()
+        assert not asked[:start].any()
+        assert (wanted[asked] == sequence[asked]).all()
+        low, high = SPEC.codebook_range(0)[0], SPEC.codebook_range(1)[1]
+        assert ((sequence[start:] >= low) & (sequence[start:] < high)).all()
+        begun += sequence[:start].tobytes() in prompts and bool(asked[start])
+    assert begun > 5  # clips from their very beginning are among them
+
+
+def test_semantic_tokens_follow_the_symbols_in_time() -> None:
+    clip = Clip("", "", np.zeros(0, np.float32), ("a", "b"), np.array([0.3, 0.9]))
+    ids = semantic_tokens(clip, ["a", "b"])
+    assert len(ids) == int(0.9 * 49.9)
+    assert list(dict.fromkeys(ids.tolist())) == [0, 1, 2, 3, 4, 5]
+    assert (np.diff(ids) >= 0).all()
+
+
+def test_books_leave_less_and_less() -> None:
+    points = torch.randn(4000, 8, generator=torch.Generator().manual_seed(1))
+    books, codes = quantise(points, 1.0)
+    assert codes.shape == (8, 4000)
+    rest, left = points.clone(), [float((points**2).mean())]
+    for book, row in zip(books, codes, strict=True):
+        rest -= book[torch.from_numpy(row.astype(np.int64))]
+        left.append(float((rest**2).mean()))
+    assert all(after < before for before, after in pairwise(left))
