@@ -44,9 +44,10 @@ PLANS: Final = {
     "coarse": Plan(4300, 14),
     "fine": Plan(3500, 8),
     "codec": Plan(8000, 8),
+    "polish": Plan(1200, 8),
 }
 # What runs side by side, one line a core.
-_LANES: Final = (("codec", "fine"), ("semantic", "coarse"))
+_LANES: Final = (("codec", "fine", "polish"), ("semantic", "coarse"))
 
 
 @app.command()
@@ -70,13 +71,14 @@ def tokens(folder: Folder = _FOLDER) -> None:
 
 @app.command()
 def train(name: str, folder: Folder = _FOLDER, steps_scale: Scale = 1.0) -> None:
-    """Train one network: codec, semantic, coarse or fine. On one thread: run two at once."""
+    """Train one network: codec, polish, semantic, coarse or fine; on one thread."""
     import torch
 
     from training.nano.codec_task import CodecTask
     from training.nano.dataset import Dataset
     from training.nano.gpt_tasks import CoarseTask, FineTask, SemanticTask
     from training.nano.pieces import pieces
+    from training.nano.polish_task import PolishTask
     from training.nano.shape import nano_spec
     from training.nano.trainer import Recipe, Task
     from training.nano.trainer import train as run
@@ -96,8 +98,10 @@ def train(name: str, folder: Folder = _FOLDER, steps_scale: Scale = 1.0) -> None
         task = CoarseTask(dataset, spec, plan.batch)
     elif name == "fine":
         task = FineTask(dataset, spec, plan.batch)
-    else:
+    elif name == "codec":
         task = CodecTask(dataset, spec.codec, plan.batch)
+    else:
+        task = PolishTask(dataset, spec.codec, plan.batch, folder / "weights" / "codec.pt")
     run(task, Recipe(max(1, round(plan.steps * steps_scale))), folder / "weights")
 
 

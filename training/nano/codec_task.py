@@ -20,7 +20,8 @@ from training.nano.mel import HOP, filter_bank
 from training.nano.trainer import Split, Task, autocast, device
 
 _SEGMENT = 64  # frames
-_WARM_UP = 4  # frames at a segment's start that are not judged: the network has no past there
+# The start of a segment is not judged: the network has no past there.
+WARM_UP_SAMPLES = 4 * HOP
 _WINDOWS = (256, 512, 1024, 2048)
 
 
@@ -34,7 +35,7 @@ class CodecTask(Task):
         from transformers.models.encodec.modeling_encodec import EncodecDecoder
 
         self.dataset, self.batch = dataset, batch
-        self.model: nn.Module = EncodecDecoder(
+        self.decoder: nn.Module = EncodecDecoder(
             EncodecConfig(
                 num_filters=spec.num_filters,
                 hidden_size=spec.latent_dim,
@@ -44,6 +45,7 @@ class CodecTask(Task):
                 num_residual_layers=spec.num_residual_layers,
             )
         )
+        self.model = self.decoder
         self._books = torch.from_numpy(dataset.books).to(device())
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
@@ -52,12 +54,9 @@ class CodecTask(Task):
     def loss(self, rng: np.random.Generator, split: Split) -> tuple[Tensor, dict[str, float], int]:
         codes, wanted = self._segments(rng, split)
         count = len(self._books) if rng.random() < 0.5 else int(rng.integers(2, len(self._books)))
-        latent = cast(
-            Tensor, sum(functional.embedding(codes[:, k], self._books[k]) for k in range(count))
-        )
-        made = self._decode(latent.transpose(1, 2))
-        skipped = _WARM_UP * HOP
-        return *spectral_loss(made[:, skipped:], wanted[:, skipped:]), codes[:, 0].numel()
+        made = self._decode(self._latent(codes, count))
+        made, wanted = made[:, WARM_UP_SAMPLES:], wanted[:, WARM_UP_SAMPLES:]
+        return *spectral_loss(made, wanted), codes[:, 0].numel()
 
     def _segments(self, rng: np.random.Generator, split: Split) -> tuple[Tensor, Tensor]:
         """Draw codes int64 [B, K, 64] and their samples float32 [B, 64 * 320]."""
@@ -77,9 +76,14 @@ class CodecTask(Task):
             torch.from_numpy(np.stack(samples).astype(np.float32) / 32767).to(device()),
         )
 
+    def _latent(self, codes: Tensor, count: int) -> Tensor:
+        """Return the sum of the first entries, [B, C, F]."""
+        chosen = (functional.embedding(codes[:, k], self._books[k]) for k in range(count))
+        return cast(Tensor, sum(chosen)).transpose(1, 2)
+
     def _decode(self, latent: Tensor) -> Tensor:
         """Return samples [B, N]; the last layers in fp32, bf16's steps being audible there."""
-        layers = list(cast(nn.ModuleList, self.model.layers))
+        layers = list(cast(nn.ModuleList, self.decoder.layers))
         with autocast():
             for layer in layers[:-3]:
                 latent = layer(latent)

@@ -70,8 +70,9 @@ def _gpt(run: Path, stage: Stage, spec: BarkSpec, sharpness: float) -> Iterator[
 
 def _codec(run: Path) -> Iterator[Tensor]:
     """Name the decoder (transformers' names already) and the books, with a plain state each."""
-    for name, value in _weights(run, "codec").items():
-        yield _tensor(f"{PREFIXES['codec']}decoder.{name}", value)
+    for name, value in _weights(run, "polish").items():
+        if name.startswith("decoder."):
+            yield _tensor(f"{PREFIXES['codec']}{name}", value)
     for k, book in enumerate(np.load(run / "tokens" / "books.npy")):
         stem = f"{PREFIXES['codec']}quantizer.layers.{k}.codebook."
         yield _tensor(f"{stem}embed", torch.from_numpy(book))
