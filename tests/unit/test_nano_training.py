@@ -16,11 +16,12 @@ from pipeline.spec import BarkSpec, GPTShape
 from pipeline.stages.coarse import Windows
 from training.nano import trainer
 from training.nano.dataset import Dataset
+from training.nano.gpt import _causal_attention, phased_rows
 from training.nano.gpt_tasks import CoarseTask, FineTask, SemanticTask
 from training.nano.pieces import pieces
 from training.nano.shape import nano_spec
 from training.nano.teacher import Clip
-from training.nano.tokens import quantise, semantic_tokens
+from training.nano.tokens import NUM_PHASES, phased, quantise, semantic_tokens
 
 NUM_CLIPS, NUM_SYMBOLS = 260, 5
 
@@ -36,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(path / "books.npy", rng.standard_normal((8, 512, 64)).astype("f4"))
     np.save(path / "samples.npy", np.zeros(sum(frames) * 320, np.int16))
     index = {
-        "symbols": list("abcde"),
+        "symbols": list("abcd "),
         "texts": ["Hello world."] * NUM_CLIPS,
         "voices": ["heart", "oak"] * (NUM_CLIPS // 2),
         "num_semantic": semantic,
@@ -59,7 +60,7 @@ def small(spec: BarkSpec) -> BarkSpec:
     )
 
 
-SPEC = small(nano_spec(NUM_SYMBOLS))
+SPEC, STATES = small(nano_spec(NUM_SYMBOLS)), small(nano_spec(NUM_SYMBOLS, num_phases=1))
 
 
 def make(name: str, folder: Path) -> trainer.Task:
@@ -67,7 +68,7 @@ def make(name: str, folder: Path) -> trainer.Task:
     dataset = Dataset(folder)
     if name == "semantic":
         return SemanticTask(dataset, SPEC, 3, folder / "vocab.txt")
-    return (CoarseTask if name == "coarse" else FineTask)(dataset, SPEC, 3)
+    return (CoarseTask if name == "coarse" else FineTask)(dataset, STATES, 3)
 
 
 @pytest.mark.parametrize("name", ["semantic", "coarse", "fine"])
@@ -130,9 +131,9 @@ def test_coarse_windows_are_those_of_inference(folder: Path) -> None:
     """A drawn window is one that the stage itself would lay out, and asks for what follows it."""
     task, dataset = make("coarse", folder), Dataset(folder)
     assert isinstance(task, CoarseTask)
-    start = SPEC.coarse.semantic_length + 1
+    start = STATES.coarse.semantic_length + 1
     prompts = {
-        Windows.plan(item.semantic, None, CoarseSettings(), SPEC)
+        Windows.plan(item.semantic, None, CoarseSettings(), STATES)
         .prompt([])
         .tokens[:start]
         .tobytes()
@@ -141,13 +142,13 @@ def test_coarse_windows_are_those_of_inference(folder: Path) -> None:
     begun = 0
     for step in range(60):
         sequence, wanted = task._window(np.random.default_rng(step), "train")
-        assert sequence[start - 1] == SPEC.coarse.infer_id
-        assert len(sequence) <= SPEC.coarse.gpt.block_size
+        assert sequence[start - 1] == STATES.coarse.infer_id
+        assert len(sequence) <= STATES.coarse.gpt.block_size
         asked = wanted != -100
         assert asked.any()
         assert not asked[:start].any()
         assert (wanted[asked] == sequence[asked]).all()
-        low, high = SPEC.codebook_range(0)[0], SPEC.codebook_range(1)[1]
+        low, high = STATES.codebook_range(0)[0], STATES.codebook_range(1)[1]
         assert ((sequence[start:] >= low) & (sequence[start:] < high)).all()
         begun += sequence[:start].tobytes() in prompts and bool(asked[start])
     assert begun > 5  # clips from their very beginning are among them
@@ -159,6 +160,30 @@ def test_semantic_tokens_follow_the_symbols_in_time() -> None:
     assert len(ids) == int(0.9 * 49.9)
     assert list(dict.fromkeys(ids.tolist())) == [0, 1, 2, 3, 4, 5]
     assert (np.diff(ids) >= 0).all()
+
+
+def test_phases_count_words_and_leave_the_phoneme_as_it_was() -> None:
+    symbols = ["a", " "]
+    states = np.array([0, 1, 3, 4, 5, 0, 3, 2], np.int64)  # a, space, a, space, a
+    tokens = phased(states, symbols)
+    assert (tokens // 6).tolist() == [0, 0, 1, 1, 1, 1, 2, 2]
+    assert (tokens % 6 == states).all()
+    many = phased(np.tile(np.array([0, 3], np.int64), 9), symbols)
+    assert many.max() < NUM_PHASES * 6
+
+
+def test_phased_rows_are_sums_and_the_rest_stays() -> None:
+    table, phases = torch.randn(2 * 3 + 2, 4), torch.randn(3, 4)
+    rows = phased_rows(table, phases, num_states=2)
+    assert rows.shape == table.shape
+    torch.testing.assert_close(rows[2 * 2 + 1], table[1] + phases[2])
+    torch.testing.assert_close(rows[6:], table[6:])
+
+
+def test_causal_attention_in_blocks_is_attention() -> None:
+    q, k, v = torch.randn(3, 2, 2, 250, 8, generator=torch.Generator().manual_seed(0))
+    plain = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(_causal_attention(q, k, v), plain, rtol=1e-5, atol=1e-6)
 
 
 def test_books_leave_less_and_less() -> None:

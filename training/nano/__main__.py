@@ -41,10 +41,10 @@ class Plan:
 
 PLANS: Final = {
     "semantic": Plan(2500, 16),
-    "coarse": Plan(4300, 14),
-    "fine": Plan(3500, 8),
+    "coarse": Plan(3400, 14),
+    "fine": Plan(2500, 8),
     "codec": Plan(8000, 8),
-    "polish": Plan(1200, 8),
+    "polish": Plan(600, 8),
 }
 # What runs side by side, one line a core.
 _LANES: Final = (("codec", "fine", "polish"), ("semantic", "coarse"))
@@ -87,7 +87,8 @@ def train(name: str, folder: Folder = _FOLDER, steps_scale: Scale = 1.0) -> None
         torch.set_num_threads(1)
     torch.manual_seed(0)  # the first weights
     dataset = Dataset(folder / "tokens")
-    spec = nano_spec(len(dataset.index.symbols))
+    num_symbols = len(dataset.index.symbols)
+    spec, states = nano_spec(num_symbols), nano_spec(num_symbols, num_phases=1)
     plan = PLANS[name]
     task: Task
     if name == "semantic":
@@ -95,7 +96,7 @@ def train(name: str, folder: Folder = _FOLDER, steps_scale: Scale = 1.0) -> None
         vocabulary.write_text("\n".join(pieces()[0]) + "\n", encoding="utf-8")
         task = SemanticTask(dataset, spec, plan.batch, vocabulary)
     elif name == "coarse":
-        task = CoarseTask(dataset, spec, plan.batch)
+        task = CoarseTask(dataset, states, plan.batch)
     elif name == "fine":
         task = FineTask(dataset, spec, plan.batch)
     elif name == "codec":

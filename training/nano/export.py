@@ -19,8 +19,10 @@ from pipeline.models.hf_layout import PREFIXES, KeyNames
 from pipeline.models.hf_writing import Tensor, write_configs, write_safetensors
 from pipeline.models.tensor_shapes import Stage
 from pipeline.spec import BarkSpec
+from training.nano.gpt import phased_rows
 from training.nano.pieces import pieces
 from training.nano.shape import nano_spec
+from training.nano.tokens import NUM_PHASES
 
 # Bark's customary temperature is 0.7 and is nowhere a model's own; nano speaks best colder. Its
 # logits are scaled instead, so that 0.7 is to nano what 0.7 / SHARPNESS was in training.
@@ -53,6 +55,19 @@ def export(run: Path, target: Path, sharpness: Mapping[str, float] = SHARPNESS) 
 
 def _gpt(run: Path, stage: Stage, spec: BarkSpec, sharpness: float) -> Iterator[Tensor]:
     state = dict(_weights(run, stage))
+    states = spec.semantic.vocab_size // NUM_PHASES
+    if stage == "semantic":
+        for part, phases in (("token_embedding", "phases_in"), ("head", "phases_out")):
+            rows = state[f"{part}.weight"]
+            state[f"{part}.weight"] = phased_rows(rows, state.pop(phases), states)
+    if stage == "coarse":  # a phoneme sounds the same in every phase
+        rows, head = state["token_embedding.weight"], state["head.weight"]
+        state["token_embedding.weight"] = torch.cat(
+            [rows[:states].repeat(NUM_PHASES, 1), rows[states:]]
+        )
+        # It never says a semantic token: zeros, which cost the wheel nothing.
+        nothing = head.new_zeros(states * NUM_PHASES, head.shape[1])
+        state["head.weight"] = torch.cat([nothing, head[states:]])
     if "head.weight" in state:
         state["head.weight"] = state["head.weight"] * sharpness
     if stage == "semantic":

@@ -5,6 +5,7 @@ The layouts come from `pipeline.stages` themselves, so training and inference ca
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from pipeline.stages.coarse import Windows
 from pipeline.stages.semantic import semantic_prompt
 from pipeline.stages.text import TextStage
 from training.nano.dataset import Dataset
-from training.nano.gpt import CausalGPT, FineGPT
+from training.nano.gpt import CausalGPT, FineGPT, PhasedGPT
 from training.nano.pieces import UNKNOWN_ID, pieces
+from training.nano.tokens import NUM_PHASES, phased
 from training.nano.trainer import Split, Task, autocast, device
 
 _IGNORE = -100
@@ -66,7 +68,8 @@ class SemanticTask(_GPTTask):
 
     def __init__(self, dataset: Dataset, spec: BarkSpec, batch: int, vocabulary: Path) -> None:
         super().__init__(dataset, spec, batch)
-        self.model = CausalGPT(spec.semantic.gpt)
+        num_states = spec.semantic.vocab_size // NUM_PHASES
+        self.model = PhasedGPT(spec.semantic.gpt, num_states, NUM_PHASES)
         self._text = TextStage(vocabulary, spec.semantic)
         offset, (_, rows) = spec.semantic.text_offset, pieces()
         # Copies are learnt as what they copy.
@@ -76,7 +79,9 @@ class SemanticTask(_GPTTask):
     def loss(self, rng: np.random.Generator, split: Split) -> tuple[Tensor, dict[str, float], int]:
         spec = self.spec.semantic
         items = [self.dataset[i] for i in self.dataset.draw_alike(self.batch, rng, split)]
-        longest = max(len(item.semantic) for item in items)
+        symbols = self.dataset.index.symbols
+        spoken = [phased(item.semantic, symbols) for item in items]
+        longest = max(len(ids) for ids in spoken)
         start = spec.prompt_length + 1
         tokens = np.full((self.batch, start + longest), spec.pad_id)
         added = np.full((self.batch, spec.prompt_length), spec.pad_id)
@@ -84,12 +89,13 @@ class SemanticTask(_GPTTask):
         for row, item in enumerate(items):
             history = None
             if rng.random() < 0.4:
-                history = self.dataset[self.dataset.draw(rng, split)].history
+                other = self.dataset[self.dataset.draw(rng, split)]
+                history = replace(other.history, semantic=phased(other.semantic, symbols))
             prompt = semantic_prompt(self._text(item.text), history, spec)
             tokens[row, :start] = self._unknown_inserted(prompt.tokens, rng)
             added[row] = prompt.added
-            said = len(item.semantic)
-            tokens[row, start : start + said] = targets[row, :said] = item.semantic
+            said = len(spoken[row])
+            tokens[row, start : start + said] = targets[row, :said] = spoken[row]
             targets[row, said] = spec.eos_id
         to = device()
         with autocast():

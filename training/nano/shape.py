@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from pipeline.spec import BarkSpec, CoarseSpec, CodecSpec, FineSpec, GPTShape, SemanticSpec
 from training.nano.pieces import pieces
-from training.nano.tokens import CODEBOOK_SIZE, NUM_CODEBOOKS, SEMANTIC_RATE_HZ, THIRDS
+from training.nano.tokens import (
+    CODEBOOK_SIZE,
+    NUM_CODEBOOKS,
+    NUM_PHASES,
+    SEMANTIC_RATE_HZ,
+    THIRDS,
+)
 
 
-def nano_spec(num_symbols: int) -> BarkSpec:
-    """Return the spec of a model whose teacher has this many phonemes."""
-    semantic, num_pieces = num_symbols * THIRDS, len(pieces()[0])
+def nano_spec(num_symbols: int, num_phases: int = NUM_PHASES) -> BarkSpec:
+    """Return the spec of a model whose teacher has this many phonemes.
+
+    num_phases: 1 where phases make no difference, as to the sound of a phoneme.
+    """
+    semantic, num_pieces = num_symbols * THIRDS * num_phases, len(pieces()[0])
     stop = semantic + 2 * CODEBOOK_SIZE  # of the coarse vocabulary's codes
     return BarkSpec(
         semantic=SemanticSpec(
@@ -35,7 +44,7 @@ def nano_spec(num_symbols: int) -> BarkSpec:
             window=256,
             history=128,
             num_codebooks=NUM_CODEBOOKS,
-            gpt=GPTShape(4, 3, 192, 256, CODEBOOK_SIZE + 1, CODEBOOK_SIZE + 1),
+            gpt=GPTShape(3, 3, 192, 256, CODEBOOK_SIZE + 1, CODEBOOK_SIZE + 1),
         ),
         codec=CodecSpec(
             num_filters=16, latent_dim=64, codebook_dim=64, num_codebooks=NUM_CODEBOOKS

@@ -29,6 +29,7 @@ FRAME_RATE_HZ: Final = 75
 NUM_CODEBOOKS: Final = 8
 CODEBOOK_SIZE: Final = 512
 THIRDS: Final = 3
+NUM_PHASES: Final = 8
 _SAMPLE = 300_000  # frames that k-means looks at
 _ROUNDS = 14
 
@@ -88,6 +89,17 @@ def semantic_tokens(clip: Clip, symbols: Sequence[str]) -> NDArray[np.int16]:
     third = np.clip((share * THIRDS).astype(int), 0, THIRDS - 1)
     tokens: NDArray[np.int16] = (ids[place] * THIRDS + third).astype(np.int16)
     return tokens
+
+
+def phased(states: NDArray[np.int64], symbols: Sequence[str]) -> NDArray[np.int64]:
+    """Add to each state of a phoneme which word it belongs to, counted modulo 8.
+
+    Without it the model loses its place in "five four five one": nothing in what it has said
+    tells the first "five" from the second. The codes do not depend on it.
+    """
+    is_space = states // THIRDS == symbols.index(" ")
+    begins = is_space & ~np.concatenate([[False], is_space[:-1]])
+    return states + np.cumsum(begins) % NUM_PHASES * len(symbols) * THIRDS
 
 
 def quantise(points: Tensor, spread: float) -> tuple[Tensor, NDArray[np.int16]]:
