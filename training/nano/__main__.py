@@ -40,7 +40,7 @@ class Plan:
 
 
 PLANS: Final = {
-    "semantic": Plan(2500, 16),
+    "semantic": Plan(8000, 16),
     "coarse": Plan(3400, 14),
     "fine": Plan(2500, 8),
     "codec": Plan(8000, 8),

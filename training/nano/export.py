@@ -71,9 +71,9 @@ def _gpt(run: Path, stage: Stage, spec: BarkSpec, sharpness: float) -> Iterator[
     if "head.weight" in state:
         state["head.weight"] = state["head.weight"] * sharpness
     if stage == "semantic":
-        offset, (_, rows) = spec.semantic.text_offset, pieces()
+        offset, (_, sources) = spec.semantic.text_offset, pieces()
         table = state["token_embedding.weight"].clone()
-        table[offset : offset + len(rows)] = table[[offset + row for row in rows]]
+        table[offset : offset + len(sources)] = table[[offset + row for row in sources]]
         state["token_embedding.weight"] = table
     keys = KeyNames(PREFIXES[stage], is_tied=True)
     for name, value in state.items():

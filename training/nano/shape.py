@@ -28,10 +28,11 @@ def nano_spec(num_symbols: int, num_phases: int = NUM_PHASES) -> BarkSpec:
             text_offset=semantic + 1,
             text_pad_id=semantic + 1 + num_pieces,
             infer_id=semantic + 2 + num_pieces,
-            prompt_length=64,
+            # As many as the longest text of the data; spelt out, they fill the five seconds.
+            prompt_length=20,
             max_new_tokens=256,
             rate_hz=SEMANTIC_RATE_HZ,
-            gpt=GPTShape(4, 4, 256, 64 + 1 + 256, semantic + 3 + num_pieces, semantic + 1),
+            gpt=GPTShape(4, 4, 256, 20 + 1 + 256, semantic + 3 + num_pieces, semantic + 1),
         ),
         coarse=CoarseSpec(
             semantic_pad_id=stop,

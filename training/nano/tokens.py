@@ -99,7 +99,8 @@ def phased(states: NDArray[np.int64], symbols: Sequence[str]) -> NDArray[np.int6
     """
     is_space = states // THIRDS == symbols.index(" ")
     begins = is_space & ~np.concatenate([[False], is_space[:-1]])
-    return states + np.cumsum(begins) % NUM_PHASES * len(symbols) * THIRDS
+    tokens: NDArray[np.int64] = states + np.cumsum(begins) % NUM_PHASES * len(symbols) * THIRDS
+    return tokens
 
 
 def quantise(points: Tensor, spread: float) -> tuple[Tensor, NDArray[np.int16]]:
