@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
-from pipeline.engine.async_engine import AsyncEngine, AsyncTurnTaker
-from pipeline.engine.engine import Engine
 from pipeline.engine.runner import CausalRunner, Device, FineRunner
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.models.encodec import CodecDecoder
 from pipeline.payloads import (
     CoarseCodes,
     FineCodes,
@@ -22,16 +18,9 @@ from pipeline.payloads import (
 )
 from pipeline.request import CoarseSettings, FineSettings, SemanticSettings
 from pipeline.spec import Precision
-from pipeline.stages.coarse import CoarseStage
-from pipeline.stages.codec import CodecStage
 from pipeline.stages.decoding import Call
-from pipeline.stages.fine import FineStage
-from pipeline.stages.semantic import SemanticStage
 from pipeline.stages.text import TextStage
-
-# With the native kernels torch only runs the codec; measured on 2 cores, a 10 s clip takes 0.62 s
-# with one thread and 0.35 s with two. Fixed, so that bytes do not depend on a machine's cores.
-CODEC_THREADS = 2
+from pipeline.workers import Placement, Worker, open_coarse, open_codec, open_fine, open_semantic
 
 
 class LocalStages:
@@ -49,61 +38,20 @@ class LocalStages:
         num_slots: int,
         tokenizer: Path | None = None,
     ) -> None:
-        self.spec = spec = checkpoint.spec
+        self.spec = checkpoint.spec
         self._own_tokenizer = checkpoint.tokenizer_path
         self._tokenizer = tokenizer or checkpoint.tokenizer_path
         self._text: TextStage | None = None
-        self.semantic_runner = CausalRunner(
-            partial(checkpoint.tensor, "semantic"),
-            spec.semantic.gpt,
-            device=device,
-            precision=precision,
-            num_slots=num_slots,
-            max_positions=spec.semantic.gpt.block_size,
-            head_range=(0, spec.semantic.eos_id + 1),
-        )
-        self.coarse_runner = CausalRunner(
-            partial(checkpoint.tensor, "coarse"),
-            spec.coarse.gpt,
-            device=device,
-            precision=precision,
-            num_slots=num_slots,
-            max_positions=spec.coarse.gpt.block_size,
-            head_range=(
-                spec.codebook_range(0)[0],
-                spec.codebook_range(spec.coarse.num_codebooks - 1)[1],
-            ),
-        )
-        self.fine_runner = FineRunner(
-            partial(checkpoint.tensor, "fine"),
-            spec.fine.gpt,
-            device=device,
-            precision=precision,
-            num_codebooks=spec.fine.num_codebooks,
-            num_given=spec.fine.num_given,
-            codebook_size=spec.codebook_size,
-            window=spec.fine.window,
-        )
-        decoder = CodecDecoder(
-            partial(checkpoint.tensor, "codec"),
-            # of EnCodec's 32 codebooks Bark fills 8
-            replace(spec.codec, num_codebooks=spec.fine.num_codebooks),
-            device.torch,
-            CODEC_THREADS if device.backend == "native" else None,
-        )
-        # what must agree for two processes to give equal bytes
-        self.device_class = device.device_class
-        if device.backend == "torch":
-            self.device_class += f"-slots{num_slots}"
+        place = Placement(device, precision, num_slots)
+        self.device_class = place.device_class
+        self._semantic = open_semantic(checkpoint, place)
+        self._coarse = open_coarse(checkpoint, place)
+        self._fine = open_fine(checkpoint, place)
+        self._codec = open_codec(checkpoint, place)
+        self.semantic_runner: CausalRunner = self._semantic.runner
+        self.coarse_runner: CausalRunner = self._coarse.runner
+        self.fine_runner: FineRunner = self._fine.runner
         self.cache_bytes = self.semantic_runner.cache_bytes + self.coarse_runner.cache_bytes
-        self._semantic_engine = AsyncEngine(Engine(self.semantic_runner), name="semantic")
-        self._coarse_engine = AsyncEngine(Engine(self.coarse_runner), name="coarse")
-        self._fine_turns = AsyncTurnTaker(name="fine")
-        self._codec_turns = AsyncTurnTaker(name="codec")
-        self._semantic = SemanticStage(self._semantic_engine, spec.semantic)
-        self._coarse = CoarseStage(self._coarse_engine, spec)
-        self._fine = FineStage(self.fine_runner, self._fine_turns, spec)
-        self._codec = CodecStage(decoder, self._codec_turns, device)
 
     def _text_stage(self) -> TextStage:
         # made at first use: a model without a vocabulary still turns tokens into sound
@@ -137,7 +85,7 @@ class LocalStages:
         call: Call,
     ) -> tuple[SemanticTokens, StageReport]:
         """See `SemanticStage`."""
-        return await self._semantic(text, history, settings, call)
+        return await self._semantic.stage(text, history, settings, call)
 
     async def coarse(
         self,
@@ -147,7 +95,7 @@ class LocalStages:
         call: Call,
     ) -> tuple[CoarseCodes, StageReport]:
         """See `CoarseStage`."""
-        return await self._coarse(semantic, history, settings, call)
+        return await self._coarse.stage(semantic, history, settings, call)
 
     async def fine(
         self,
@@ -157,33 +105,27 @@ class LocalStages:
         call: Call,
     ) -> tuple[FineCodes, StageReport]:
         """See `FineStage`."""
-        return await self._fine(coarse, history, settings, call)
+        return await self._fine.stage(coarse, history, settings, call)
 
     async def codec(self, fine: FineCodes, call: Call) -> tuple[Waveform, StageReport]:
         """See `CodecStage`."""
-        return await self._codec(fine, call)
+        return await self._codec.stage(fine, call)
 
     @property
     def num_running(self) -> int:
         """Sequences that hold a slot in either engine."""
-        return self._semantic_engine.num_running + self._coarse_engine.num_running
+        return self._semantic.engine.num_running + self._coarse.engine.num_running
 
     @property
     def heartbeat_age_s(self) -> float:
         """Seconds since the slowest of the four threads last showed life."""
-        return max(
-            worker.thread.heartbeat_age_s
-            for worker in (
-                self._semantic_engine,
-                self._coarse_engine,
-                self._fine_turns,
-                self._codec_turns,
-            )
-        )
+        return max(worker.engine.thread.heartbeat_age_s for worker in self._workers)
 
     def close(self) -> None:
         """Stop the four threads; requests in flight get EngineFailed."""
-        self._semantic_engine.close()
-        self._coarse_engine.close()
-        self._fine_turns.close()
-        self._codec_turns.close()
+        for worker in self._workers:
+            worker.close()
+
+    @property
+    def _workers(self) -> tuple[Worker[Any], ...]:
+        return self._semantic, self._coarse, self._fine, self._codec

@@ -127,6 +127,18 @@ class AsyncEngine:
     def num_running(self) -> int:
         return len(self._engine.scheduler.running)
 
+    @property
+    def steps(self) -> int:
+        """Decode steps and prefills so far."""
+        return self._engine.steps
+
+    @property
+    def backlog(self) -> int:
+        """Tokens still to come, at most, for all that runs or waits."""
+        scheduler = self._engine.scheduler
+        pending = [*scheduler.waiting.copy(), *scheduler.running.copy().values()]
+        return sum(s.params.max_tokens - len(s.tokens) for s in pending)
+
     async def run(self, sequence: Sequence) -> Sequence:
         """Submit a sequence and wait for its end. Cancelling the task frees the slot.
 
@@ -154,6 +166,7 @@ class Job:
     """A run of device steps.
 
     steps: yields for each how long it had the device, in seconds; returns the result.
+    size: frames, for whoever asks how much is left to do.
     """
 
     steps: Generator[float, None, Any]
@@ -161,6 +174,7 @@ class Job:
     result: Future[Any] = field(default_factory=Future)
     is_cancelled: bool = False
     device_s: float = 0.0
+    size: int = 0
 
     def cancel(self) -> None:
         self.is_cancelled = True
@@ -171,6 +185,7 @@ class TurnTaker:
 
     def __init__(self) -> None:
         self.jobs: deque[Job] = deque()
+        self.steps = 0
 
     @property
     def has_work(self) -> bool:
@@ -188,6 +203,7 @@ class TurnTaker:
         if job.deadline_s is not None and time.monotonic() > job.deadline_s:
             late = DeadlineExceeded("The request's time ran out before it was done.")
             return self._end(job, late)
+        self.steps += 1
         try:
             job.device_s += next(job.steps)
         except StopIteration as end:
@@ -216,6 +232,25 @@ class AsyncTurnTaker:
     def __init__(self, *, name: str) -> None:
         self._turns = TurnTaker()
         self.thread = DeviceThread(self._turns, name)
+
+    @property
+    def num_waiting(self) -> int:
+        """None waits: each has its turn in every round."""
+        return 0
+
+    @property
+    def num_running(self) -> int:
+        return len(self._turns.jobs)
+
+    @property
+    def steps(self) -> int:
+        """Device steps so far."""
+        return self._turns.steps
+
+    @property
+    def backlog(self) -> int:
+        """Frames of the jobs that are not done."""
+        return sum(job.size for job in self._turns.jobs.copy())
 
     async def run(self, job: Job) -> Any:
         """Run a job to its end and return its generator's value. Cancelling the task ends it.

@@ -32,7 +32,7 @@ class CodecStage:
         if not frames:
             raise InvalidRequest("There are no frames to decode.")
         submitted = time.monotonic()
-        job = Job(self._decode(fine, call), deadline_s=call.deadline_s)
+        job = Job(self._decode(fine, call), deadline_s=call.deadline_s, size=frames)
         sound: Waveform = await self._turns.run(job)
         waited = time.monotonic() - submitted - job.device_s
         return sound, StageReport("codec", queue_s=waited, device_s=job.device_s, tokens=frames)

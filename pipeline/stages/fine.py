@@ -50,7 +50,9 @@ class FineStage:
                 f"{self._spec.fine.num_codebooks - 1}, F > 0], not {list(coarse.codes.shape)}"
             )
         submitted = time.monotonic()
-        job = Job(self._passes(coarse, history, settings, call), deadline_s=call.deadline_s)
+        job = Job(
+            self._passes(coarse, history, settings, call), deadline_s=call.deadline_s, size=frames
+        )
         codes: FineCodes = await self._turns.run(job)
         waited = time.monotonic() - submitted - job.device_s
         return codes, StageReport("fine", queue_s=waited, device_s=job.device_s, tokens=frames)
