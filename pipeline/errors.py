@@ -11,6 +11,7 @@ BarkError
 ├─ Overloaded                try again later
 ├─ DeadlineExceeded
 ├─ Cancelled
+├─ ModelChanged              a segment's tokens belong to a model that is no longer here
 ├─ StoreUnavailable
 └─ EngineFailed              ours: the engine can not go on
 ```
@@ -92,6 +93,12 @@ class Cancelled(BarkError):
     """The caller withdrew the request."""
 
     code = "cancelled"
+
+
+class ModelChanged(BarkError):
+    """The model was exchanged between two stages of a segment, which starts over with the new."""
+
+    code = "model_changed"
 
 
 class StoreUnavailable(BarkError):

@@ -26,13 +26,14 @@ class TextTokens:
 
     ids: int64 [prompt_length], padded on the right.
     num_tokens: word pieces kept; num_dropped: pieces beyond the prompt's length, cut off.
-    unknown_words: words that the vocabulary can not spell.
+    unknown_words: words that the vocabulary can not spell. text: what was cut, as it was given.
     """
 
     ids: Int64
     num_tokens: int
     num_dropped: int = 0
     unknown_words: tuple[str, ...] = ()
+    text: str = ""
 
 
 # ── the history prompt: given to all three ───────────────────────────────────────────────────────
@@ -101,6 +102,7 @@ def check_range(values: NDArray[np.generic], name: str, stop: int) -> None:
 
 
 # ── semantic ▸ coarse ▸ fine ▸ codec ─────────────────────────────────────────────────────────────
+# model_digest: whose tokens these are, where several processes make them; None within one.
 @dataclass(frozen=True, slots=True, eq=False)
 class SemanticTokens:
     """ids: int64 [n], each 0…9999, 49.9 a second; n may be 0.
@@ -110,6 +112,7 @@ class SemanticTokens:
 
     ids: Int64
     finish_reason: str = "stop"
+    model_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,6 +120,7 @@ class CoarseCodes:
     """codes: int32 [2, F], each 0…1023, 75 frames a second."""
 
     codes: Int32
+    model_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,6 +128,7 @@ class FineCodes:
     """codes: int32 [8, F], each 0…1023, 75 frames a second."""
 
     codes: Int32
+    model_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from pipeline.errors import InvalidVoice
+from pipeline.errors import InvalidVoice, ModelChanged
 from pipeline.payloads import (
     CoarseCodes,
     FineCodes,
@@ -75,6 +75,7 @@ class SegmentResult:
     tokens: its three arrays, fit to be the next one's history prompt.
     finish_reason: `stop`, or `length` where the model did not end by itself.
     num_dropped: word pieces that did not fit the prompt.
+    model_digest: which model spoke, where the stages may have had to choose; None: the only one.
     """
 
     segment: Segment
@@ -84,6 +85,7 @@ class SegmentResult:
     num_dropped: int
     unknown_words: tuple[str, ...]
     reports: tuple[StageReport, ...]
+    model_digest: str | None = None
 
 
 async def synthesize(
@@ -94,7 +96,7 @@ async def synthesize(
     *,
     deadline_s: float | None = None,
     progress: Progress | None = None,
-) -> AsyncIterator[SegmentResult]:
+) -> AsyncGenerator[SegmentResult]:
     """Turn a request into sound, segment by segment, in order.
 
     Args:
@@ -178,18 +180,24 @@ async def _segment(
             lambda done, total: progress(stage, call.segment, done, total),
         )
 
-    semantic, spent = await stages.semantic(text, history, request.semantic, at("semantic"))
-    reports = [spent]
-    if len(semantic.ids):
-        coarse, spent = await stages.coarse(semantic, history, request.coarse, at("coarse"))
-        reports.append(spent)
-        fine, spent = await stages.fine(coarse, history, request.fine, at("fine"))
-        reports.append(spent)
-        sound, spent = await stages.codec(fine, at("codec"))
-        reports.append(spent)
-    else:
-        # the model ended before its first token: nothing to say, which is silence and no error
-        coarse, fine, sound = _nothing(stages.spec)
+    while True:
+        semantic, spent = await stages.semantic(text, history, request.semantic, at("semantic"))
+        reports = [spent]
+        if not len(semantic.ids):
+            # the model ended before its first token: nothing to say, which is silence, no error
+            coarse, fine, sound = _nothing(stages.spec)
+            break
+        try:
+            coarse, spent = await stages.coarse(semantic, history, request.coarse, at("coarse"))
+            reports.append(spent)
+            fine, spent = await stages.fine(coarse, history, request.fine, at("fine"))
+            reports.append(spent)
+            sound, spent = await stages.codec(fine, at("codec"))
+            reports.append(spent)
+            break
+        except ModelChanged as error:
+            # a new model is being rolled out: no segment is made of two
+            log.warning("segment %d starts over: %s", segment.index, error)
     return SegmentResult(
         segment=segment,
         sound=sound,
@@ -198,6 +206,7 @@ async def _segment(
         num_dropped=text.num_dropped,
         unknown_words=text.unknown_words,
         reports=tuple(reports),
+        model_digest=semantic.model_digest,
     )
 
 

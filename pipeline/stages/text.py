@@ -105,7 +105,7 @@ class TextStage:
                 and babbles; nobody who sends such a text wants that.
         """
         check_text(text, self._max_chars)
-        text = normalize(text)
+        given, text = text, normalize(text)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         pieces: list[int] = encoding.ids
         if not pieces:
@@ -120,7 +120,7 @@ class TextStage:
             if piece == self._unknown_id
         )
         unknown = dict.fromkeys(word for word in words if word != UNKNOWN)
-        return TextTokens(ids, len(kept), len(pieces) - len(kept), tuple(unknown))
+        return TextTokens(ids, len(kept), len(pieces) - len(kept), tuple(unknown), given)
 
     def num_tokens(self, text: str) -> int:
         """Count a text's word pieces, none of them cut off; 0 for blank text.
