@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import entry_points
 from typing import NoReturn
 
 import typer
@@ -27,6 +28,8 @@ app.command("say")(say.say)
 app.add_typer(voices.app, name="voices")
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
+for entry in sorted(entry_points(group="bark_serve.commands"), key=lambda entry: entry.name):
+    app.command(entry.name)(entry.load())
 
 
 def main() -> NoReturn:

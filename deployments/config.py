@@ -1,0 +1,104 @@
+"""AppConfig: the `args` of the application, checked strictly; one section a concern.
+
+How many replicas there are, where they run and how they scale is not said here but under
+`deployments:` in `serve_config.yaml`, in Serve's own words.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.spec import Precision
+from pipeline.stages.text import MAX_TEXT_CHARS
+
+STAGES = ("SemanticStage", "CoarseStage", "FineStage", "CodecStage")
+INGRESS = "Ingress"
+APP_NAME = "bark"
+# The node label that makes a pool.
+STAGE_LABEL = "bark.stage"
+
+# OpenAI's names, so that its clients work unchanged.
+_MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """Which model, and in what arithmetic. The whole cascade must agree on these."""
+
+    name: str = "nano"
+    revision: str | None = None
+    tokenizer: Path | None = None
+    precision: Precision = "fp32"
+    device: Annotated[str, Field(description="cpu, cuda, cuda:N, or auto")] = "auto"
+    backend: Literal["auto", "native", "torch"] = "auto"
+    aliases: Annotated[tuple[str, ...], Field(description="other names callers may use")] = (
+        _MODEL_ALIASES
+    )
+
+
+class EngineSection(_Section):
+    """How much one replica takes on.
+
+    slots: sequences at once, of the semantic and the coarse stage. stuck_after_s: a step that
+    takes longer means that the engine hangs, and its replica is replaced.
+    """
+
+    semantic_slots: Annotated[int, Field(ge=1, le=512)] = 8
+    coarse_slots: Annotated[int, Field(ge=1, le=512)] = 8
+    stuck_after_s: Annotated[float, Field(gt=0)] = 60.0
+
+
+class VoiceSection(_Section):
+    """Where presets are found, and what other names they go by."""
+
+    folders: tuple[Path, ...] = (Path("bark-data/voices"),)
+    aliases: dict[str, str] = Field(
+        default_factory=dict, description="a name callers use → a preset, or `default`"
+    )
+
+
+class AdmissionSection(_Section):
+    """What the front takes in; whatever it takes, it finishes.
+
+    max_running: requests in the stages at once, in one ingress replica. max_waiting: requests
+    beyond those that may wait; more are answered with 429 and `Retry-After`.
+    """
+
+    max_running: Annotated[int, Field(ge=1)] = 64
+    max_waiting: Annotated[int, Field(ge=0)] = 256
+    timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    max_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    max_text_chars: Annotated[int, Field(ge=1)] = MAX_TEXT_CHARS
+    max_body_bytes: Annotated[int, Field(ge=1)] = 1_000_000
+
+
+class AccessSection(_Section):
+    """Who may call. Keys are kept as their sha256, one to a line, `<hex> [name]`.
+
+    keys_file: that file. keys_variable: an environment variable with the same lines.
+    allow_anonymous: serve without keys even where others can reach it. The limits are for each key
+    in each ingress replica.
+    """
+
+    keys_file: Path | None = None
+    keys_variable: str = "BARK_SERVE_KEYS"
+    allow_anonymous: bool = False
+    max_concurrent: Annotated[int, Field(ge=1)] | None = None
+    max_per_minute: Annotated[int, Field(ge=1)] | None = None
+    cors_origins: tuple[str, ...] = ()
+
+
+class AppConfig(_Section):
+    """Everything that `build` needs."""
+
+    model: ModelSection = ModelSection()
+    engine: EngineSection = EngineSection()
+    voices: VoiceSection = VoiceSection()
+    admission: AdmissionSection = AdmissionSection()
+    access: AccessSection = AccessSection()

@@ -1,0 +1,221 @@
+"""The HTTP routes: parse, ask the service, answer. A factory makes them, with Ray or without."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Path, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from deployments.access import Access, Caller
+from deployments.http_errors import (
+    ModelNotFound,
+    NotImplementedYet,
+    error_response,
+)
+from deployments.middleware import RequestEnvelope, request_id
+from deployments.schemas import (
+    ErrorBody,
+    Health,
+    ModelCard,
+    ModelList,
+    SpeechRequest,
+    VoiceCard,
+    VoiceList,
+)
+from deployments.service import Service
+from deployments.speech import speak
+from pipeline.audio.label import installed_version
+from pipeline.errors import BarkError, EngineFailed, InvalidRequest
+from pipeline.voices import voice_digest
+
+log = logging.getLogger(__name__)
+
+_AUDIO = {"content": {"audio/mpeg": {"schema": {"type": "string", "format": "binary"}}}}
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": description}
+    for status, description in (
+        (400, "not HTTP as it should be"),
+        (401, "no valid API key"),
+        (404, "no such model, voice or route"),
+        (405, "a route, but not this method"),
+        (413, "the body is too large"),
+        (422, "the request can not be carried out as it stands"),
+        (429, "too many requests of this key"),
+        (503, "the queue is full, or a part is missing; try again later"),
+        (504, "the time ran out"),
+    )
+}
+
+
+_bearer = HTTPBearer(auto_error=False, description="an API key, where keys are asked for")
+
+
+def _caller(
+    request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Caller:
+    access: Access = request.app.state.access
+    return access.caller(request.headers.get("authorization"))
+
+
+Known = Annotated[Caller, Depends(_caller)]
+
+
+def create_app(
+    service: Service,
+    access: Access,
+    is_ready: Callable[[], Awaitable[None]],
+    *,
+    behind_proxy: bool = False,
+) -> FastAPI:
+    """Return the application.
+
+    Args:
+        is_ready: returns when every stage answers, raises a BarkError where one does not.
+        behind_proxy: Serve's proxy is before it, and writes `X-Request-Id` itself.
+    """
+    app = FastAPI(
+        title="bark-serve",
+        version=installed_version(),
+        summary="Suno's Bark as a service: text in, sound out.",
+        responses=_REFUSALS,
+    )
+    config = service.config
+    app.add_middleware(
+        RequestEnvelope,
+        max_body_bytes=config.admission.max_body_bytes,
+        echoes=not behind_proxy,
+    )
+    if config.access.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(config.access.cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["X-Bark-Id", "X-Bark-Seed", "X-Request-Id", "Server-Timing"],
+        )
+    app.state.access = access
+    _add_error_handlers(app)
+
+    @app.post(
+        "/v1/audio/speech",
+        response_class=Response,
+        responses={200: {"description": "audio, or server-sent events", **_AUDIO}},
+        tags=["speech"],
+    )
+    async def speech(body: SpeechRequest, request: Request, who: Known) -> Response:
+        """Speak a text. Takes what OpenAI's endpoint takes, and `seed` and settings beside it."""
+        if body.model not in service.model_names:
+            known = ", ".join(service.model_names)
+            raise ModelNotFound(f"there is no model {body.model[:100]!r}; loaded: {known}")
+        async with AsyncExitStack() as held:
+            held.enter_context(access.counted(who))
+            generation = await service.start(body.fields())
+            answer = await speak(generation, body, request_id(request), held)
+            if hasattr(answer, "body_iterator"):
+                held.pop_all()  # the stream releases what is held when it ends
+            return answer
+
+    @app.get("/v1/models", tags=["models"])
+    async def models(_: Known) -> ModelList:
+        """List the loaded model, under each of its names."""
+        names = service.model_names
+        return ModelList(data=[ModelCard(id=n, digest=service.model_digest) for n in names])
+
+    @app.get("/v1/audio/voices", tags=["voices"])
+    async def voices(_: Known) -> VoiceList:
+        """List the voice presets."""
+        return VoiceList(data=[VoiceCard(name=name) for name in service.voices.names()])
+
+    @app.get("/v1/audio/voices/{name:path}", tags=["voices"])
+    async def voice(name: Annotated[str, Path(max_length=200)], _: Known) -> VoiceCard:
+        """Describe one voice preset."""
+        prompt = service.voices.get(name)
+        seconds = prompt.fine.shape[1] / service.stages.spec.codec.frame_rate_hz
+        return VoiceCard(name=name, digest=voice_digest(prompt), seconds=round(seconds, 2))
+
+    _add_store_routes(app)
+
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> Health:
+        """Answer while this process lives."""
+        return Health(status="ok")
+
+    @app.get("/readyz", tags=["health"])
+    async def readyz() -> Health:
+        """Answer 200 when every stage does, 503 before."""
+        await is_ready()
+        return Health(status="ok")
+
+    return app
+
+
+def _add_store_routes(app: FastAPI) -> None:
+    """Add what needs the store: in the contract, not here yet."""
+
+    async def refuse(_: Known) -> Response:
+        raise NotImplementedYet("this needs the store of generations, which is not served yet")
+
+    refusal: dict[int | str, dict[str, Any]] = {501: {"model": ErrorBody, "description": "not yet"}}
+    for method, path in (
+        ("POST", "/v1/generations"),
+        ("GET", "/v1/generations/{id}"),
+        ("DELETE", "/v1/generations/{id}"),
+        ("GET", "/v1/generations/{id}/audio"),
+        ("POST", "/v1/audio/voices"),
+        ("DELETE", "/v1/audio/voices/{name:path}"),
+    ):
+        app.add_api_route(
+            path,
+            refuse,
+            methods=[method],
+            responses=refusal,
+            tags=["store"],
+            response_class=Response,
+            status_code=501,
+            name=f"{method} {path}",
+        )
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    """Answer every error in one form."""
+
+    @app.exception_handler(BarkError)
+    async def ours(request: Request, error: BarkError) -> JSONResponse:
+        return error_response(error, request_id(request))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        parts = [
+            f"{'.'.join(str(step) for step in item['loc'][1:]) or 'body'}: {item['msg']}"
+            for item in error.errors()
+        ]
+        return error_response(InvalidRequest("; ".join(parts)), request_id(request))
+
+    @app.exception_handler(HTTPException)
+    async def of_starlette(request: Request, error: HTTPException) -> JSONResponse:
+        codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+        code = codes.get(error.status_code, "bad_request")
+        detail = {
+            "message": str(error.detail),
+            "type": "invalid_request_error",
+            "code": code,
+            "param": None,
+            "request_id": request_id(request),
+        }
+        return JSONResponse({"error": detail}, error.status_code, dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+        number = secrets.token_hex(4)
+        log.error("unforeseen error %s", number, exc_info=error)
+        mishap = EngineFailed(f"an error of ours, number {number} in the log")
+        return error_response(mishap, request_id(request))

@@ -1,0 +1,65 @@
+"""Around every request: its id, and a bound on its body. Plain ASGI: streams stay streams."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.http_errors import BodyTooLarge, error_response
+
+_SOUND_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+
+
+def request_id(request: Request) -> str:
+    """Return the id of the request that is being answered."""
+    return str(request.scope.get("bark.request_id", ""))
+
+
+class RequestEnvelope:
+    """Echo `X-Request-Id`, or give one; refuse bodies that are too long, however they are sent.
+
+    echoes: False where a proxy before us writes the header into the answer already.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int, echoes: bool) -> None:
+        self._app, self._max, self._echoes = app, max_body_bytes, echoes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        number = given if _SOUND_ID.fullmatch(given) else uuid.uuid4().hex
+        scope["bark.request_id"] = number
+
+        async def labelled(message: Message) -> None:
+            if self._echoes and message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = number
+            await send(message)
+
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > self._max:
+            await self._refuse(number, scope, receive, labelled)
+            return
+        size = 0  # of a body that does not state its length
+
+        async def bounded() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._max:
+                # the one class that FastAPI lets through while it reads a body
+                raise HTTPException(413, f"the body is longer than {self._max:,} bytes")
+            return message
+
+        await self._app(scope, bounded, labelled)
+
+    async def _refuse(self, number: str, scope: Scope, receive: Receive, send: Send) -> None:
+        error = BodyTooLarge(f"the body is longer than {self._max:,} bytes")
+        await error_response(error, number)(scope, receive, send)

@@ -1,0 +1,115 @@
+"""What every replica of a stage does: load, warm up, work, tell its health and its load."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from deployments.config import AppConfig
+from deployments.wire import Wire
+from pipeline.bark import voice_library
+from pipeline.engine.runner import Device
+from pipeline.errors import ModelChanged
+from pipeline.models.checkpoint import open_checkpoint
+from pipeline.models.locate import locate
+from pipeline.payloads import HistoryPrompt
+from pipeline.voices import read_voice
+from pipeline.workers import Placement, Worker
+
+
+class StageReplica(ABC):
+    """One stage on one device. Methods are called by Serve, many at once, on one event loop."""
+
+    slots: ClassVar[str | None] = None  # the setting that says how many, where there are any
+
+    def __init__(self, config: AppConfig) -> None:
+        model = config.model
+        self._stuck_after_s = config.engine.stuck_after_s
+        self.checkpoint = open_checkpoint(locate(model.name, revision=model.revision))
+        self.spec = self.checkpoint.spec
+        self.model_digest = self.checkpoint.digest
+        self._voices = voice_library(model.name, self.checkpoint, config.voices.folders)
+        slots = 8 if self.slots is None else int(getattr(config.engine, self.slots))
+        place = Placement(Device(model.device, model.backend), model.precision, slots)
+        self.device_class = place.device_class
+        self.worker = self.open(place)
+        self.num_calls = 0
+
+    @abstractmethod
+    def open(self, place: Placement) -> Worker[Any]:
+        """Load the network."""
+
+    # ── for Serve ────────────────────────────────────────────────────────────────────────────────
+    def check_health(self) -> None:
+        """Raise when the engine has failed or hangs: the replica is replaced.
+
+        Raises:
+            RuntimeError: says what is wrong.
+        """
+        thread = self.worker.engine.thread
+        if thread.failure is not None:
+            raise RuntimeError(f"engine_failed: {thread.failure.message}")
+        if thread.heartbeat_age_s > self._stuck_after_s:
+            raise RuntimeError(
+                f"engine_failed: no sign of life from the engine for {thread.heartbeat_age_s:.0f} s"
+            )
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return the load, for autoscaling policies."""
+        engine = self.worker.engine
+        return {
+            "waiting": float(engine.num_waiting),
+            "running": float(engine.num_running),
+            "backlog_tokens": float(engine.backlog),
+        }
+
+    # ── for operators and tests ──────────────────────────────────────────────────────────────────
+    async def facts(self) -> Wire:
+        """Return what this replica is and has done: its process, model, counters."""
+        return {
+            "pid": os.getpid(),
+            "model_digest": self.model_digest,
+            "device_class": self.device_class,
+            "calls": self.num_calls,
+            "steps": self.worker.engine.steps,
+            **self.record_autoscaling_stats(),
+        }
+
+    # ── for the stages ───────────────────────────────────────────────────────────────────────────
+    def history(self, request: Mapping[str, Any]) -> HistoryPrompt | None:
+        """Return the voice of a call, checked.
+
+        Raises:
+            VoiceNotFound, InvalidVoice, InvalidRequest.
+        """
+        voice = request.get("voice")
+        if voice is None or voice == "default":
+            return None
+        return read_voice(voice, spec=self.spec, voices=self._voices, allow_paths=False)
+
+    def check_model(self, request: Mapping[str, Any]) -> None:
+        """Refuse tokens of another model.
+
+        Raises:
+            ModelChanged: they belong to one that this replica does not have.
+        """
+        wanted = request.get("model_digest")
+        if wanted is not None and wanted != self.model_digest:
+            raise ModelChanged(
+                f"the tokens belong to model {wanted[:12]}, this replica has "
+                f"{self.model_digest[:12]}"
+            )
+
+    def result(self, **fields: Any) -> Wire:
+        """Return a call's result with what identifies its maker."""
+        return {**fields, "model_digest": self.model_digest, "device_class": self.device_class}
+
+    def close(self) -> None:
+        self.worker.close()
+
+    def __del__(self) -> None:
+        worker = getattr(self, "worker", None)
+        if worker is not None:
+            worker.close()

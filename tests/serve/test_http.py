@@ -1,0 +1,260 @@
+"""The HTTP routes over stages of this process: no Ray, real sound, OpenAI's own client."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+import uvicorn
+from openai import NotFoundError, OpenAI, UnprocessableEntityError
+
+from deployments.access import Access
+from deployments.config import AppConfig
+from deployments.http_app import create_app
+from deployments.service import Service
+from pipeline.bark import Bark
+
+LONG = "Good morning. How are you today? " * 4
+
+
+@pytest.fixture(scope="module")
+def bark():
+    with Bark.load() as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def serve(bark):
+    """Serve on a free port of loopback; returns a function of a config → url."""
+    servers = []
+
+    def start(**sections) -> str:
+        config = AppConfig.model_validate(sections)
+        service = Service(config, bark.stages, bark.voices, model_digest=bark.model_digest)
+
+        async def is_ready() -> None:
+            pass
+
+        app = create_app(service, Access(config.access), is_ready)
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+    yield start
+    for server, thread in servers:
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def url(serve):
+    return serve(voices={"aliases": {"alloy": "heart"}})
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+def samples_of(data: bytes, tmp_path, suffix="wav"):
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(data)
+    return soundfile.read(path)[0]
+
+
+def test_official_client_gets_the_bytes_of_the_pipeline(client, bark, tmp_path):
+    answer = client.audio.speech.create(
+        model="tts-1",
+        voice="alloy",
+        input="Hello, I am a small Bark.",
+        response_format="pcm",
+        extra_body={"seed": 7},
+    )
+    clip = bark.generate("Hello, I am a small Bark.", voice="heart", seed=7)
+    levels = np.frombuffer(answer.content, "<i2")
+    assert np.abs(levels / 32767 - np.clip(clip.samples, -1, 1)).max() < 1e-4
+    assert answer.response.headers["X-Bark-Id"] == clip.id
+    assert answer.response.headers["X-Bark-Seed"] == "7"
+    assert answer.response.headers["X-Bark-Finish-Reason"] == "stop"
+    timing = answer.response.headers["Server-Timing"]
+    assert all(f"{s};dur=" in timing for s in ("semantic", "coarse-queue", "fine", "codec"))
+
+
+@pytest.mark.parametrize("kind", ["mp3", "opus", "aac", "flac", "wav", "pcm"])
+def test_every_format_plays(client, tmp_path, kind):
+    answer = client.audio.speech.create(
+        model="nano", voice="heart", input="Hello.", response_format=kind, extra_body={"seed": 1}
+    )
+    assert answer.response.headers["content-type"].startswith("audio/")
+    if kind in ("wav", "flac", "mp3", "opus"):
+        assert np.abs(samples_of(answer.content, tmp_path, kind)).max() > 0.01
+    assert len(answer.content) > 1000
+
+
+def test_streaming_sends_the_first_segment_early_and_joins_to_the_same_sound(client, bark):
+    with client.audio.speech.with_streaming_response.create(
+        model="nano", voice="heart", input=LONG, response_format="pcm", extra_body={"seed": 3}
+    ) as answer:
+        chunks = [chunk for chunk in answer.iter_bytes() if chunk]
+    clip = bark.generate(LONG, voice="heart", seed=3)
+    assert len(clip.segments) > 1
+    assert len(chunks) > 1
+    assert len(b"".join(chunks)) == 2 * len(clip.samples)
+    assert answer.headers["X-Bark-Id"] == clip.id
+
+
+def test_events_are_openais(client, url):
+    with httpx.stream(
+        "POST",
+        f"{url}/v1/audio/speech",
+        json={"model": "nano", "input": "Hello.", "stream_format": "sse", "seed": 1},
+        timeout=60,
+    ) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = [line for line in answer.iter_lines() if line.startswith("data: ")]
+    assert '"type": "speech.audio.delta"' in events[0]
+    assert '"type": "speech.audio.done"' in events[-1]
+    assert '"finish_reason": "stop"' in events[-1]
+
+
+def test_same_request_same_bytes(client):
+    def once() -> str:
+        answer = client.audio.speech.create(
+            model="nano", voice="oak", input="Good morning.", extra_body={"seed": 5}
+        )
+        return hashlib.sha256(answer.content).hexdigest()
+
+    assert once() == once()
+
+
+# ── refusals ─────────────────────────────────────────────────────────────────────────────────────
+def test_official_client_raises_its_own_errors(client):
+    with pytest.raises(NotFoundError) as missing:
+        client.audio.speech.create(model="nano", voice="nobody", input="Hello.")
+    assert missing.value.code == "voice_not_found"
+    with pytest.raises(NotFoundError, match="no model"):
+        client.audio.speech.create(model="gpt-9", voice="heart", input="Hello.")
+    with pytest.raises(UnprocessableEntityError, match="temperature"):
+        client.audio.speech.create(
+            model="nano", voice="heart", input="x", extra_body={"semantic": {"temperature": -1}}
+        )
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 422, "invalid_request"),
+        (b'{"model": "nano"}', 422, "invalid_request"),
+        (b'{"model": "nano", "input": "a", "sed": 1}', 422, "invalid_request"),
+        (b'{"model": "nano", "input": "a\\u0000"}', 422, "invalid_request"),
+        (b'{"model": "nano", "input": "a", "voice": "../x"}', 422, "invalid_request"),
+        (b'{"model": "nano", "input": "a", "voice": "/etc/x.npz"}', 422, "invalid_request"),
+        (b'{"model": "nano", "input": "' + b"a" * 30_000 + b'"}', 422, "text_too_long"),
+        (b"x" * 1_500_000, 413, "body_too_large"),
+    ],
+    ids=["no JSON", "no input", "typo", "control", "path", "file", "long text", "long body"],
+)
+def test_bad_requests_are_told_why(url, body, status, code):
+    answer = httpx.post(
+        f"{url}/v1/audio/speech",
+        content=body,
+        headers={"Content-Type": "application/json", "X-Request-Id": "mine-1"},
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert answer.headers["X-Request-Id"] == answer.json()["error"]["request_id"] == "mine-1"
+
+
+def test_a_body_without_a_length_is_bounded_too(url):
+    def pieces():
+        for _ in range(30):
+            yield b"x" * 65_536
+
+    answer = httpx.post(
+        f"{url}/v1/audio/speech", content=pieces(), headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/generations"), ("GET", "/v1/generations/x/audio"), ("POST", "/v1/audio/voices")],
+)
+def test_what_needs_the_store_says_so(url, method, path):
+    answer = httpx.request(method, f"{url}{path}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (501, "not_implemented")
+
+
+def test_unknown_routes_and_methods_have_the_same_envelope(url):
+    for method, path, status in (("GET", "/nowhere", 404), ("GET", "/v1/audio/speech", 405)):
+        answer = httpx.request(method, url + path)
+        assert answer.status_code == status
+        assert answer.json()["error"]["request_id"] == answer.headers["X-Request-Id"]
+
+
+# ── lists ────────────────────────────────────────────────────────────────────────────────────────
+def test_models_and_voices_are_listed(client, url, bark):
+    assert {m.id for m in client.models.list()} >= {"nano", "tts-1"}
+    names = [v["name"] for v in httpx.get(f"{url}/v1/audio/voices").json()["data"]]
+    assert {"heart", "oak"} <= set(names)
+    shown = httpx.get(f"{url}/v1/audio/voices/heart").json()
+    assert len(shown["digest"]) == 64
+    assert shown["seconds"] > 0.5
+
+
+# ── keys ─────────────────────────────────────────────────────────────────────────────────────────
+def test_keys_and_limits(serve, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text(f"# ours\n{hashlib.sha256(b'secret').hexdigest()} studio\n")
+    url = serve(access={"keys_file": str(keys), "max_per_minute": 2})
+    body = {"model": "nano", "input": "One.", "seed": 1}
+
+    def post(**headers):
+        return httpx.post(f"{url}/v1/audio/speech", json=body, headers=headers, timeout=60)
+
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}):
+        answer = post(**headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+    good = {"Authorization": "Bearer secret"}
+    assert [post(**good).status_code for _ in range(3)] == [200, 200, 429]
+    refused = post(**good)
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert httpx.get(f"{url}/healthz").status_code == 200  # probes need no key
+
+
+def test_a_full_queue_turns_away_at_once_and_finishes_what_it_took(serve):
+    url = serve(admission={"max_running": 1, "max_waiting": 1})
+    body = {"model": "nano", "input": "Good morning.", "seed": 1}
+    answers = []
+
+    def post():
+        answers.append(httpx.post(f"{url}/v1/audio/speech", json=body, timeout=60))
+
+    threads = [threading.Thread(target=post) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    codes = sorted(answer.status_code for answer in answers)
+    assert codes.count(200) >= 2
+    assert set(codes) == {200, 503}
+    assert all("Retry-After" in a.headers for a in answers if a.status_code == 503)
+    assert len({a.content for a in answers if a.status_code == 200}) == 1
+
+
+def test_a_deadline_is_kept(serve):
+    url = serve()
+    body = {"model": "nano", "input": LONG, "seed": 1, "timeout_s": 0.01}
+    answer = httpx.post(f"{url}/v1/audio/speech", json=body, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
