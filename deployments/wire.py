@@ -104,7 +104,10 @@ def unpack_integers(value: Any, name: str, ndim: int, stop: int) -> NDArray[np.i
     Raises:
         InvalidRequest: not integers, of another rank, or outside [0, stop).
     """
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of unequal length
+        raise InvalidRequest(f"{name} is no array") from None
     if array.dtype.kind not in "iu" or array.ndim != ndim:
         raise InvalidRequest(
             f"{name} must be integers of {ndim} dimension{'s' * (ndim > 1)}, "
