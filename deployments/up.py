@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -111,6 +112,7 @@ class Cluster:
         client = api.serve_start(
             http_options=schema.http_options.model_dump(), proxy_location=schema.proxy_location
         )
+        self._deployed_unix_s = time.time()
         client.deploy_apps(schema, _blocking=False)
 
     def until_ready(self, url: str, stop: threading.Event) -> Iterator[str]:
@@ -123,7 +125,7 @@ class Cluster:
 
         while not stop.wait(_READY_POLL_S):
             app = serve.status().applications.get("bark")
-            if app is None:
+            if app is None or app.last_deployed_time_s < self._deployed_unix_s:
                 yield "waiting for Serve"
                 continue
             if app.status in ("DEPLOY_FAILED", "UNHEALTHY"):
@@ -135,6 +137,8 @@ class Cluster:
             ]
             if late:
                 yield f"waiting for {', '.join(late)}"
+            elif app.status != "RUNNING":
+                yield f"waiting for the application ({app.status.value.lower()})"
             elif (missing := _not_ready(url)) is None:
                 return
             else:
