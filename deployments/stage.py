@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import ray
+
 from deployments.config import AppConfig
 from deployments.wire import Wire
 from pipeline.bark import voice_library
@@ -67,9 +69,10 @@ class StageReplica(ABC):
 
     # ── for operators and tests ──────────────────────────────────────────────────────────────────
     async def facts(self) -> Wire:
-        """Return what this replica is and has done: its process, model, counters."""
+        """Return what this replica is and has done: its process, node, model, counters."""
         return {
             "pid": os.getpid(),
+            "node": ray.get_runtime_context().get_node_id(),
             "model_digest": self.model_digest,
             "device_class": self.device_class,
             "calls": self.num_calls,

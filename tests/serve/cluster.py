@@ -20,14 +20,15 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 class Served:
     """The application under test; `deploy` changes it in place."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str | None = None) -> None:
         from deployments.serve_file import load_serve_file
         from deployments.up import Cluster
 
         self._file = load_serve_file(ROOT / "serve_config.yaml")
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._cluster = Cluster(None, num_cpus=8, num_gpus=0)
+        resources = (8, 0) if address is None else (None, None)
+        self._cluster = Cluster(address, *resources)
 
     def deploy(
         self,
