@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Path, Request
+from fastapi import APIRouter, Depends, FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -59,9 +59,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 _bearer = HTTPBearer(auto_error=False, description="an API key, where keys are asked for")
 
 
-def _caller(
-    request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> Caller:
+def _caller(request: Request) -> Caller:
     access: Access = request.app.state.access
     return access.caller(request.headers.get("authorization"))
 
@@ -105,8 +103,11 @@ def create_app(
     app.state.access = access
     _add_error_handlers(app)
 
-    @app.post(
-        "/v1/audio/speech",
+    # documented where it is asked for
+    v1 = APIRouter(prefix="/v1", dependencies=[Depends(_bearer)] if access.has_keys else [])
+
+    @v1.post(
+        "/audio/speech",
         response_class=Response,
         responses={200: {"description": "audio, or server-sent events", **_AUDIO}},
         tags=["speech"],
@@ -124,25 +125,26 @@ def create_app(
                 held.pop_all()  # the stream releases what is held when it ends
             return answer
 
-    @app.get("/v1/models", tags=["models"])
+    @v1.get("/models", tags=["models"])
     async def models(_: Known) -> ModelList:
         """List the loaded model, under each of its names."""
         names = service.model_names
         return ModelList(data=[ModelCard(id=n, digest=service.model_digest) for n in names])
 
-    @app.get("/v1/audio/voices", tags=["voices"])
+    @v1.get("/audio/voices", tags=["voices"])
     async def voices(_: Known) -> VoiceList:
         """List the voice presets."""
         return VoiceList(data=[VoiceCard(name=name) for name in service.voices.names()])
 
-    @app.get("/v1/audio/voices/{name:path}", tags=["voices"])
+    @v1.get("/audio/voices/{name:path}", tags=["voices"])
     async def voice(name: Annotated[str, Path(max_length=200)], _: Known) -> VoiceCard:
         """Describe one voice preset."""
         prompt = service.voices.get(name)
         seconds = prompt.fine.shape[1] / service.stages.spec.codec.frame_rate_hz
         return VoiceCard(name=name, digest=voice_digest(prompt), seconds=round(seconds, 2))
 
-    _add_store_routes(app)
+    _add_store_routes(v1)
+    app.include_router(v1)
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Health:
@@ -158,7 +160,15 @@ def create_app(
     return app
 
 
-def _add_store_routes(app: FastAPI) -> None:
+def _id(id: Annotated[str, Path(max_length=200)]) -> str:
+    return id
+
+
+def _name(name: Annotated[str, Path(max_length=200)]) -> str:
+    return name
+
+
+def _add_store_routes(v1: APIRouter) -> None:
     """Add what needs the store: in the contract, not here yet."""
 
     async def refuse(_: Known) -> Response:
@@ -166,19 +176,21 @@ def _add_store_routes(app: FastAPI) -> None:
 
     refusal: dict[int | str, dict[str, Any]] = {501: {"model": ErrorBody, "description": "not yet"}}
     for method, path in (
-        ("POST", "/v1/generations"),
-        ("GET", "/v1/generations/{id}"),
-        ("DELETE", "/v1/generations/{id}"),
-        ("GET", "/v1/generations/{id}/audio"),
-        ("POST", "/v1/audio/voices"),
-        ("DELETE", "/v1/audio/voices/{name:path}"),
+        ("POST", "/generations"),
+        ("GET", "/generations/{id}"),
+        ("DELETE", "/generations/{id}"),
+        ("GET", "/generations/{id}/audio"),
+        ("POST", "/audio/voices"),
+        ("DELETE", "/audio/voices/{name:path}"),
     ):
-        app.add_api_route(
+        names = [name for name in (_id, _name) if f"{{{name.__name__[1:]}" in path]
+        v1.add_api_route(
             path,
             refuse,
             methods=[method],
             responses=refusal,
             tags=["store"],
+            dependencies=[Depends(name) for name in names],
             response_class=Response,
             status_code=501,
             name=f"{method} {path}",

@@ -110,7 +110,7 @@ async def _events(
                 audio = base64.b64encode(piece).decode()
                 yield _event({"type": "speech.audio.delta", "audio": audio})
         clip = await generation.clip()
-        pieces_in = sum(report.tokens for report in clip.reports if report.stage == "semantic")
+        pieces_in = generation.service.stages.count_tokens(_spoken_text(generation))
         frames = sum(report.tokens for report in clip.reports if report.stage == "codec")
         usage = {"input_tokens": pieces_in, "output_tokens": frames}
         usage["total_tokens"] = pieces_in + frames
@@ -119,6 +119,10 @@ async def _events(
         yield _event({**done, **ours, "timings": clip.timings})
     except BarkError as error:
         yield _event({"type": "error", **error_body(error, request_id)})
+
+
+def _spoken_text(generation: Generation) -> str:
+    return " ".join(turn.text for turn in generation.request.all_turns)
 
 
 def _event(content: Mapping[str, Any]) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 import threading
 import time
 
@@ -258,3 +260,21 @@ def test_a_deadline_is_kept(serve):
     body = {"model": "nano", "input": LONG, "seed": 1, "timeout_s": 0.01}
     answer = httpx.post(f"{url}/v1/audio/speech", json=body, timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+
+
+# ── the document ─────────────────────────────────────────────────────────────────────────────────
+def test_no_request_gets_a_5xx_or_an_answer_that_is_not_documented(url, tmp_path):
+    checks = (
+        "status_code_conformance",
+        "content_type_conformance",
+        "response_schema_conformance",
+        "negative_data_rejection",
+    )
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
+        *("--max-examples", "15", "--seed", "1", "--request-timeout", "120", "--no-color"),
+        *("--checks", ",".join(checks), "--suppress-health-check", "all"),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "generated" in done.stdout
