@@ -61,7 +61,7 @@ def test_one_request_has_one_sound_by_every_way(served, wanted):
     with ThreadPoolExecutor(17) as pool:
         others = [pool.submit(by_handle, served, text="Good evening.", seed=i) for i in range(16)]
         among = by_handle(served)
-        assert all(other.result()["finish_reason"] == "stop" for other in others)
+        assert len({sha(other.result()["audio"]) for other in others}) > 1
     assert (among["id"], sha(among["audio"])) == wanted
 
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pipeline.models.locate import NANO_FOLDER
+from pipeline.models.locate import locate
 
 ONE = {"autoscaling_config": None, "num_replicas": 1, "health_check_period_s": 1}
 TEXTS = ["Good morning.", "How are you today?", "One two three. Four five six."]
@@ -22,7 +22,7 @@ TEXTS = ["Good morning.", "How are you today?", "One two three. Four five six."]
 def other_model(tmp_path_factory):
     """Return nano with another opinion in every stage: same shapes, another digest."""
     folder = tmp_path_factory.mktemp("models") / "other"
-    shutil.copytree(NANO_FOLDER, folder)
+    shutil.copytree(locate("nano"), folder)
     weights = load_file(folder / "model.safetensors")
     for key in weights:
         if key.endswith(("lm_head.weight", "lm_heads.0.weight", "codebook.embed")):
