@@ -39,6 +39,7 @@ class Settings:
     transformers: bool = True
     transformers_precision: str = "auto"
     static_batch: int | None = None
+    serve: bool = False
 
 
 class Child(Protocol):
@@ -91,6 +92,21 @@ def measure(settings: Settings, child: Child, note: Note) -> Json:
         concurrency = together["levels"]
         disturbed[f"{best}_concurrent"] = together["others_busy_cores"]
         peaks[f"{best}_concurrent"] = together["peak_memory_bytes"]
+    serve = None
+    if settings.serve:
+        note(f"the service, {best}, {_listed(settings.concurrency)} requests at once")
+        serve = child(
+            f"the service in {best}",
+            "serve",
+            precision=best,
+            slots=settings.slots or max(settings.concurrency),
+            levels=list(settings.concurrency),
+            **clip,
+            **place,
+        )
+        disturbed["serve"] = serve.pop("others_busy_cores")
+        for level, run in serve["levels"].items():
+            run["of_engine"] = run["audio_s_per_s"] / concurrency[level]["audio_s_per_s"]
     baseline = None
     if settings.transformers:
         precision = settings.transformers_precision
@@ -116,6 +132,7 @@ def measure(settings: Settings, child: Child, note: Note) -> Json:
         "transformers": baseline,
         "ours": ours,
         "concurrency": concurrency,
+        "serve": serve,
         "ratios": ratios(baseline, ours, concurrency, best),
         "peak_memory_bytes": peaks,
         "others_busy_cores": disturbed,

@@ -41,11 +41,13 @@ def test_every_file_of_the_tree_exists_and_none_is_missing():
     (tree,) = [
         block for _, block in re.findall(r"```(\w*)\n(pipeline/\n.*?)```", README, re.DOTALL)
     ]
-    for path in (ROOT / "pipeline").glob("*.py"):
+    folders = [ROOT / "pipeline", ROOT / "deployments"]
+    for path in (path for folder in folders for path in folder.glob("*.py")):
         if path.name != "__init__.py":
             assert path.name in tree, f"{path.name} is not in the README's tree"
     for name in re.findall(r"[\w/]+\.py\b", tree):
-        assert list((ROOT / "pipeline").rglob(name)), f"{name} is in the tree but not on disk"
+        found = [path for folder in folders for path in folder.rglob(name)]
+        assert found, f"{name} is in the tree but not on disk"
 
 
 def test_decisions_are_numbered_without_gaps():

@@ -41,6 +41,7 @@ def export(run: Path, target: Path, sharpness: Mapping[str, float] = SHARPNESS) 
     write_configs(draft, spec, "float16")
     names, _ = pieces()
     (draft / "vocab.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    shutil.copy(Path(__file__).parent / "NOTICE", draft)
     tensors = [
         tensor
         for stage in PREFIXES

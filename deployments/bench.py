@@ -1,0 +1,119 @@
+"""What serving costs over the bare engine: the benchmark's own clips, over HTTP on a cluster here.
+
+A child of `bark-serve bench --serve`; the same requests as `pipeline.bench.ours.concurrent`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+
+from deployments.config import INGRESS, STAGES
+from deployments.serve_file import check_serve_config, load_serve_file
+from deployments.up import Cluster
+from pipeline.bench.child import note
+from pipeline.bench.workload import Work, text
+from pipeline.errors import EngineFailed
+
+Json = dict[str, Any]
+_FILE = Path(__file__).parent.parent / "serve_config.yaml"
+_IDLE_REQUESTS = 15
+
+
+def overhead(
+    *,
+    path: str,
+    precision: str,
+    device: str,
+    backend: str,
+    slots: int,
+    work: Json,
+    warm_up: Json,
+    levels: list[int],
+) -> Json:
+    """Measure N different requests at once over HTTP, for each N; and what an idle one adds.
+
+    Returns:
+        `levels`: N → total_s, audio_s_per_s. `idle_added_s`: the median, over short requests
+        alone, of what the client waited beyond the seconds that the stages had the device.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    model = {"name": path, "precision": precision, "device": device, "backend": backend}
+    engine = {"semantic_slots": slots, "coarse_slots": slots}
+    port = _free_port()
+    schema, _ = check_serve_config(_config(port, {"model": model, "engine": engine}))
+    cluster = Cluster(None, num_cpus=max(8, os.cpu_count() or 1), num_gpus=None)
+    try:
+        cluster.deploy(schema)
+        url = f"http://127.0.0.1:{port}"
+        for waiting in cluster.until_ready(url, threading.Event()):
+            del waiting
+        note("serving, warming up")
+        with httpx.Client(base_url=url, timeout=3600) as client:
+            return _measure(client, Work(**work), Work(**warm_up), levels)
+    finally:
+        cluster.close()
+
+
+def _measure(client: httpx.Client, work: Work, warm_up: Work, levels: list[int]) -> Json:
+    def post(number: int, asked: Work) -> httpx.Response:
+        body = {"model": "tts-1", "input": text(number), "seed": number, "response_format": "pcm"}
+        body["semantic"] = asked.semantic_fields
+        answer = client.post("/v1/audio/speech", json=body)
+        if answer.status_code != 200 or len(answer.content) != round(asked.seconds * 24_000) * 2:
+            raise EngineFailed(f"HTTP {answer.status_code}, {len(answer.content)} bytes")
+        return answer
+
+    found: Json = {}
+    with ThreadPoolExecutor(max(levels)) as pool:
+        list(pool.map(lambda n: post(n, warm_up), range(max(levels))))
+        for level in levels:
+            began = time.perf_counter()
+            list(pool.map(lambda n: post(n, work), range(100, 100 + level)))
+            total_s = time.perf_counter() - began
+            rate = level * work.seconds / total_s
+            found[str(level)] = {"total_s": total_s, "audio_s_per_s": rate}
+            note(f"{level} at once over HTTP: {rate:.2f} s of sound a second")
+    added = []
+    for number in range(_IDLE_REQUESTS):
+        began = time.perf_counter()
+        answer = post(number, warm_up)
+        waited_s = time.perf_counter() - began
+        added.append(waited_s - _device_s(answer.headers["Server-Timing"]))
+    return {"levels": found, "idle_added_s": median(added)}
+
+
+def _device_s(server_timing: str) -> float:
+    """Add up the stages' own seconds in a `Server-Timing` header."""
+    entries = dict(entry.split(";dur=") for entry in server_timing.split(", "))
+    stages = ("semantic", "coarse", "fine", "codec")
+    return sum(float(entries[stage]) for stage in stages) / 1000
+
+
+def _config(port: int, args: Json) -> Json:
+    given = load_serve_file(_FILE)
+    given["http_options"] |= {"port": port}
+    app = given["applications"][0]
+    app["args"] |= args
+    for deployment in app["deployments"]:
+        if deployment["name"] in (INGRESS, *STAGES):
+            deployment["num_replicas"] = 1
+            deployment.pop("autoscaling_config", None)
+    return given
+
+
+def _free_port() -> int:
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port > 20_000:  # below, Ray's workers listen
+            return port
