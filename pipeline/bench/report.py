@@ -26,6 +26,7 @@ MANY_COLUMNS = (
     "requests at once", "audio s / s", "total s", "first audio s", "last audio s",
     "batch semantic", "batch coarse", "speed-up over one by one",
 )  # fmt: skip
+SERVE_COLUMNS = ("requests at once", "audio s / s", "total s", "of the engine's own")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,19 @@ def sheets(report: Json, *, profile: bool = False) -> Iterator[Sheet]:
     if report["concurrency"]:
         best = report["settings"]["best_precision"]
         yield Sheet(f"ours in {best}, {clip} each", MANY_COLUMNS, list(_many_rows(report)))
+    if report.get("serve"):
+        added_ms = report["serve"]["idle_added_s"] * 1000
+        served = [
+            (
+                level,
+                f"{run['audio_s_per_s']:.2f}",
+                f"{run['total_s']:.2f}",
+                f"{run['of_engine']:.1%}",
+            )
+            for level, run in report["serve"]["levels"].items()
+        ]
+        title = f"over HTTP; a request alone waits {added_ms:.0f} ms beyond its stages' own time"
+        yield Sheet(title, SERVE_COLUMNS, served)
     if profile:
         for precision, run in report["ours"].items():
             rows = [_profile_row(stage) for stage in run["profile"]]

@@ -77,6 +77,9 @@ def bench(
     static_batch: Annotated[
         int | None, typer.Option(min=2, help="Also measure transformers' own batch of N.")
     ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Also the same over HTTP, on a cluster on this machine.")
+    ] = False,
     profile: Annotated[
         bool, typer.Option("--profile", help="Also show where each stage's time goes.")
     ] = False,
@@ -113,6 +116,7 @@ def bench(
         transformers=not skip_transformers,
         transformers_precision=transformers_precision,
         static_batch=static_batch or (8 if full else None),
+        serve=serve,
     )
     progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     report = measure(settings, ChildProcess(threads, progress.print), progress.print)
