@@ -119,7 +119,7 @@ def create_app(
             raise ModelNotFound(f"there is no model {body.model[:100]!r}; loaded: {known}")
         async with AsyncExitStack() as held:
             held.enter_context(access.counted(who))
-            generation = await service.start(body.fields())
+            generation = await service.start(body.fields(), is_streamed=True)
             answer = await speak(generation, body, request_id(request), held)
             if hasattr(answer, "body_iterator"):
                 held.pop_all()  # the stream releases what is held when it ends

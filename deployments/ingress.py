@@ -125,7 +125,7 @@ class Ingress:
         stream that is given up.
         """
         async with builtins_raised():
-            generation, audio_format = await self._start(request)
+            generation, audio_format = await self._start(request, is_streamed=True)
             if audio_format is not None:
                 raise InvalidRequest("a stream is of float32 samples; leave out format")
             async with aclosing(generation.segments()) as segments:
@@ -149,7 +149,9 @@ class Ingress:
             "model_digest": self.service.model_digest,
         }
 
-    async def _start(self, request: Mapping[str, Any]) -> tuple[Generation, str | None]:
+    async def _start(
+        self, request: Mapping[str, Any], *, is_streamed: bool = False
+    ) -> tuple[Generation, str | None]:
         if not isinstance(request, Mapping):
             raise InvalidRequest(f"the request must be a dict, not {type(request).__name__}")
         fields = dict(request)
@@ -157,7 +159,8 @@ class Ingress:
         if isinstance(fields.get("voice"), Mapping):
             given[_GIVEN] = fields["voice"]
             fields["voice"] = _GIVEN
-        return await self.service.start(fields, given), audio_format
+        generation = await self.service.start(fields, given, is_streamed=is_streamed)
+        return generation, audio_format
 
     def _label(self, generation: Generation) -> SyntheticLabel:
         return SyntheticLabel(

@@ -47,6 +47,7 @@ class Generation:
     deadline_s: float
     began_s: float
     progress: Progress | None = None
+    is_streamed: bool = False
     num_segments: int = 0
     done: list[SegmentResult] = field(default_factory=list)
     first_audio_s: float = 0.0
@@ -84,6 +85,7 @@ class Generation:
                 self.service.stages,
                 deadline_s=self.deadline_s,
                 progress=self._told,
+                first_alone=self.is_streamed,
             )
             try:
                 async for segment in running:
@@ -143,12 +145,15 @@ class Service:
         fields: Mapping[str, Any],
         voices: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
+        *,
+        is_streamed: bool = False,
     ) -> Generation:
         """Check a request; nothing runs yet.
 
         Args:
             fields: of `SynthesisRequest`; `voice` may also be an alias or `default`.
             voices: presets given as arrays, by the names that the fields use for them.
+            is_streamed: somebody listens from the first segment on.
 
         Raises:
             InvalidRequest, InvalidVoice, VoiceNotFound.
@@ -168,7 +173,9 @@ class Service:
             for name in _voices_named(request)
         }
         seed = request.seed if request.seed is not None else secrets.randbelow(2**32)
-        return Generation(self, request, histories, seed, began + timeout_s, began, progress)
+        return Generation(
+            self, request, histories, seed, began + timeout_s, began, progress, is_streamed
+        )
 
     def _real_name(self, name: str) -> str | None:
         name = self.config.voices.aliases.get(name, name)

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from pipeline.errors import DeadlineExceeded, InvalidRequest
+from pipeline.errors import DeadlineExceeded, InvalidRequest, ModelChanged
 from pipeline.payloads import (
     CoarseCodes,
     FineCodes,
@@ -69,12 +69,15 @@ class FakeStages:
         return Waveform(samples, 24_000), StageReport("codec", 0.0, 4.0)
 
 
-def run(stages, *, histories=None, **fields):
+def run(stages, *, histories=None, first_alone=False, **fields):
     request = SynthesisRequest.parse(fields)
 
     async def main():
         histories_ = histories or [None] * len(request.all_turns)
-        return [result async for result in synthesize(request, histories_, 1, stages)]
+        return [
+            result
+            async for result in synthesize(request, histories_, 1, stages, first_alone=first_alone)
+        ]
 
     return asyncio.run(main())
 
@@ -185,3 +188,31 @@ def test_text_without_words_is_refused_before_any_stage_runs():
     with pytest.raises(InvalidRequest):
         run(stages, text="  ")
     assert not stages.seen
+
+
+def test_the_first_segment_can_go_alone():
+    stages = FakeStages()
+    results = run(stages, text=LONG, first_alone=True)
+    assert [r.segment.index for r in results] == list(range(len(results)))
+    order = [(stage, segment) for stage, segment, _ in stages.seen]
+    assert order[:3] == [("semantic", 0), ("coarse", 0), ("fine", 0)]
+    together = order[3 : 2 + len(results)]
+    assert {stage for stage, _ in together} == {"semantic"}  # the others, all at once
+
+
+def test_a_segment_whose_model_goes_starts_over_with_the_next():
+    class Rolling(FakeStages):
+        models = iter(["old", "new"])
+
+        async def semantic(self, text, history, settings, call):
+            tokens, report = await super().semantic(text, history, settings, call)
+            return SemanticTokens(tokens.ids, "stop", next(self.models)), report
+
+        async def coarse(self, semantic, history, settings, call):
+            if semantic.model_digest == "old":
+                raise ModelChanged("gone")
+            return await super().coarse(semantic, history, settings, call)
+
+    (result,) = run(Rolling(), text="Hello.")
+    assert result.model_digest == "new"
+    assert [report.stage for report in result.reports] == ["semantic", "coarse", "fine", "codec"]
