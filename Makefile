@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_TEXT := Hello, I am a small Bark. I run on your machine.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check fix unit parity e2e bench nano gpu clean clean-kernels
+.PHONY: help venv demo test check fix unit parity e2e bench nano soak gpu clean clean-kernels
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: $(VENV)/.ready ## measure against transformers (about 6 minutes on 2 core
 
 nano: $(VENV)/.ready ## train a small Bark of our own, from nothing (2 to 3 hours on 2 cores)
 	@$(BIN)/python -m training.nano all
+
+soak: $(VENV)/.ready ## twenty minutes of traffic on a local cluster; nothing may grow
+	@$(BIN)/python -m pytest tests/serve/test_soak.py -m soak -s
 
 gpu: $(VENV)/.ready ## parity, reproducibility and benchmark on a CUDA device
 	@$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "torch sees no CUDA device here")'
