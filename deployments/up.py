@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from pipeline.errors import EngineFailed
+from pipeline.models.locate import locate
 
 EXAMPLES = """
 Serve on this machine: start Ray, deploy the application, print its address when it answers.
@@ -61,6 +62,8 @@ def up(
     schema, app_config = check_serve_config(given)
     Access(app_config.access).check_bind(schema.http_options.host)
     console = Console(stderr=True, highlight=False)
+    if address is None:
+        locate(app_config.model.name, revision=app_config.model.revision)  # before Ray starts
     if check:
         console.print(f"{config}: in order")
         return
