@@ -104,7 +104,13 @@ class Cluster:
         self._is_ours = address is None
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
         if self._is_ours:
-            ray.init(num_cpus=num_cpus, num_gpus=num_gpus, include_dashboard=False, **quiet)
+            ray.init(  # "local": not one that happens to run here already
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                include_dashboard=False,
+                **quiet,
+            )
         else:
             ray.init(address=address, **quiet)
 

@@ -15,6 +15,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 STAGES = ("SemanticStage", "CoarseStage", "FineStage", "CodecStage")
 os.environ["RAY_AUTH_MODE"] = "disabled"
+# Handles of a cluster that is gone go on reporting for a while; they must not connect to the next.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
 
 class Served:

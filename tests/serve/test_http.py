@@ -216,7 +216,7 @@ def test_models_and_voices_are_listed(client, url, bark):
     assert {"anna", "tom"} <= set(names)
     shown = httpx.get(f"{url}/v1/audio/voices/anna").json()
     assert len(shown["digest"]) == 64
-    assert shown["seconds"] > 0.5
+    assert shown["seconds"] > 0
 
 
 # ── keys ─────────────────────────────────────────────────────────────────────────────────────────
