@@ -24,12 +24,19 @@ class Admission:
         self._max_running, self._max_waiting = max_running, max_waiting
         self._mean_s = _FIRST_GUESS_S
         self.num_waiting = self.num_running = 0
+        self._is_closed = False
 
     @property
     def retry_after_s(self) -> float:
         """Guess when there will be room: the queue's length at the recent pace."""
         turns = (self.num_waiting + 1) / self._max_running
         return max(1.0, round(turns * self._mean_s, 1))
+
+    async def drain(self) -> None:
+        """Admit nothing more, and return when all that was admitted is finished."""
+        self._is_closed = True
+        while self.num_waiting + self.num_running:
+            await asyncio.sleep(0.05)
 
     @asynccontextmanager
     async def admit(self, deadline_s: float | None = None) -> AsyncIterator[None]:
@@ -42,6 +49,8 @@ class Admission:
             Overloaded: as many wait already as may; at once.
             DeadlineExceeded: there was no room in time.
         """
+        if self._is_closed:
+            raise Overloaded("the service is going down; try again later", self.retry_after_s)
         if self._room.locked() and self.num_waiting >= self._max_waiting:
             raise Overloaded("the queue is full; try again later", self.retry_after_s)
         self.num_waiting += 1

@@ -149,6 +149,10 @@ class Ingress:
             "model_digest": self.service.model_digest,
         }
 
+    async def drain(self) -> None:
+        """Turn new requests away, and return when the last one is answered."""
+        await self.service.admission.drain()
+
     async def _start(
         self, request: Mapping[str, Any], *, is_streamed: bool = False
     ) -> tuple[Generation, str | None]:

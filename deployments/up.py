@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,7 @@ Examples:
 """
 DEFAULT_CONFIG = Path("serve_config.yaml")
 _READY_POLL_S = 0.25
+_DRAIN_S = 600.0
 
 
 def up(
@@ -158,6 +160,10 @@ class Cluster:
         import ray
         from ray import serve
 
+        # All deployments stop at once, and a request needs every stage: so the front goes first.
+        with suppress(Exception):  # not deployed, or broken: then there is nothing to finish
+            ingress = serve.get_deployment_handle("Ingress", app_name="bark")
+            ingress.broadcast("drain").results(timeout_s=_DRAIN_S)
         if self._is_ours:
             serve.shutdown()  # type: ignore[no-untyped-call]
         else:

@@ -124,6 +124,27 @@ def test_who_leaves_the_queue_leaves_no_trace() -> None:
     asyncio.run(scenario())
 
 
+def test_a_drained_queue_finishes_what_it_has_and_takes_no_more() -> None:
+    async def scenario() -> None:
+        admission, release = Admission(1, 5), asyncio.Event()
+
+        async def request() -> None:
+            async with admission.admit():
+                await release.wait()
+
+        taken = [asyncio.create_task(request()) for _ in range(2)]
+        await asyncio.sleep(0)
+        drained = asyncio.create_task(admission.drain())
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="going down"):
+            await request()
+        assert not drained.done()
+        release.set()
+        await asyncio.gather(*taken, drained)
+
+    asyncio.run(scenario())
+
+
 # ── errors ───────────────────────────────────────────────────────────────────────────────────────
 CLASSES = [
     kind
