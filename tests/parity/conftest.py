@@ -1,17 +1,11 @@
-import os
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent))  # for originals.py and ways.py
 
-
-def shared_folder() -> Path | None:
-    """Return the folder with the original code's outputs, where this machine has it."""
-    folder = Path(os.environ.get("BARK_SHARED", ROOT.parent / "shared"))
-    return folder if (folder / "goldens" / "manifest.json").is_file() else None
+from originals import shared_folder
 
 
 @pytest.fixture(scope="session")

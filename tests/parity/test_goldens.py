@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import shared_folder
+from originals import shared_folder
 from ways import DEVICES
 
 from pipeline import Bark
