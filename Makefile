@@ -43,7 +43,7 @@ unit parity e2e: $(VENV)/.ready
 bench: $(VENV)/.ready ## measure against transformers (about 6 minutes on 2 cores)
 	@$(BIN)/bark-serve bench
 
-nano: $(VENV)/.ready ## train a small Bark of our own, from nothing (2 to 3 hours on 2 cores)
+nano: $(VENV)/.ready ## train a small Bark of our own, from nothing (hours on 2 cores)
 	@$(BIN)/python -m training.nano all
 
 soak: $(VENV)/.ready ## twenty minutes of traffic on a local cluster; nothing may grow
