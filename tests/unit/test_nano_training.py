@@ -11,17 +11,22 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.payloads import HistoryPrompt
 from pipeline.request import CoarseSettings
 from pipeline.spec import BarkSpec, GPTShape
 from pipeline.stages.coarse import Windows
+from pipeline.stages.semantic import semantic_prompt
+from pipeline.stages.text import TextStage
 from training.nano import trainer
 from training.nano.dataset import Dataset
 from training.nano.gpt import _causal_attention, phased_rows
-from training.nano.gpt_tasks import CoarseTask, FineTask, SemanticTask
-from training.nano.pieces import pieces
+from training.nano.gpt_tasks import CoarseTask, FineTask, SemanticTask, lay_out, with_unknown
+from training.nano.phases import NUM_PHASES, phased, places_of_symbols
+from training.nano.pieces import UNKNOWN_ID
 from training.nano.shape import nano_spec
-from training.nano.teacher import Clip
-from training.nano.tokens import NUM_PHASES, phased, quantise, semantic_tokens
+from training.nano.teacher import Timing
+from training.nano.texts import Spoken, Texts, write_vocabulary
+from training.nano.tokens import quantise, semantic_tokens
 
 NUM_CLIPS, NUM_SYMBOLS = 260, 5
 
@@ -44,7 +49,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "num_frames": frames,
     }
     (path / "index.json").write_text(json.dumps(index))
-    (path / "vocab.txt").write_text("\n".join(pieces()[0]) + "\n", encoding="utf-8")
+    (path / "texts").mkdir()
+    np.savez(
+        path / "texts" / "part-000.npz",
+        pieces=rng.integers(0, 20, (NUM_CLIPS, 20)).astype("i2"),
+        states=rng.integers(0, 3 * NUM_SYMBOLS, sum(semantic)).astype("i2"),
+        places=rng.integers(0, 20, sum(semantic)).astype("i1"),
+        lengths=np.array(semantic),
+    )
     return path
 
 
@@ -65,10 +77,9 @@ SPEC, STATES = small(nano_spec(NUM_SYMBOLS)), small(nano_spec(NUM_SYMBOLS, num_p
 
 def make(name: str, folder: Path) -> trainer.Task:
     torch.manual_seed(0)
-    dataset = Dataset(folder)
     if name == "semantic":
-        return SemanticTask(dataset, SPEC, 3, folder / "vocab.txt")
-    return (CoarseTask if name == "coarse" else FineTask)(dataset, STATES, 3)
+        return SemanticTask(Texts(folder / "texts"), SPEC.semantic, 3)
+    return (CoarseTask if name == "coarse" else FineTask)(Dataset(folder), STATES, 3)
 
 
 @pytest.mark.parametrize("name", ["semantic", "coarse", "fine"])
@@ -154,22 +165,68 @@ def test_coarse_windows_are_those_of_inference(folder: Path) -> None:
     assert begun > 5  # clips from their very beginning are among them
 
 
+def test_semantic_prompts_are_those_of_inference(tmp_path: Path) -> None:
+    stage = TextStage(write_vocabulary(tmp_path), SPEC.semantic)
+    text = stage("Hello, world.")
+    history = np.arange(30, dtype=np.int64)
+    empty = np.zeros((0, 0), np.int32)
+    row = text.ids[: text.num_tokens] - SPEC.semantic.text_offset
+    for past in (None, history):
+        given = None if past is None else HistoryPrompt(past, empty, empty)
+        ours, theirs = (
+            lay_out(row, past, SPEC.semantic),
+            semantic_prompt(text, given, SPEC.semantic),
+        )
+        assert np.array_equal(ours.tokens, theirs.tokens)
+        assert np.array_equal(ours.added, theirs.added)
+
+
+def test_an_unknown_piece_moves_what_follows_it() -> None:
+    one = Spoken(np.array([50, 51, 52]), np.zeros(4, np.int64), np.array([0, 1, 1, 2]))
+    moved = set()
+    for seed in range(400):
+        changed = with_unknown(one, 20, np.random.default_rng(seed))
+        if changed is not one:
+            place = changed.pieces.tolist().index(UNKNOWN_ID)
+            assert (one.pieces[one.places] == changed.pieces[changed.places]).all()
+            moved.add(place)
+    assert moved == {0, 1, 2, 3}
+    assert with_unknown(one, 3, np.random.default_rng(0)) is one  # no room for it
+
+
 def test_semantic_tokens_follow_the_symbols_in_time() -> None:
-    clip = Clip("", "", np.zeros(0, np.float32), ("a", "b"), np.array([0.3, 0.9]))
-    ids = semantic_tokens(clip, ["a", "b"])
+    ids = semantic_tokens(Timing("", ("a", "b"), np.array([0.3, 0.9])), ["a", "b"])
     assert len(ids) == int(0.9 * 49.9)
     assert list(dict.fromkeys(ids.tolist())) == [0, 1, 2, 3, 4, 5]
     assert (np.diff(ids) >= 0).all()
 
 
-def test_phases_count_words_and_leave_the_phoneme_as_it_was() -> None:
-    symbols = ["a", " "]
-    states = np.array([0, 1, 3, 4, 5, 0, 3, 2], np.int64)  # a, space, a, space, a
-    tokens = phased(states, symbols)
-    assert (tokens // 6).tolist() == [0, 0, 1, 1, 1, 1, 2, 2]
+@pytest.mark.parametrize(
+    ("text", "symbols", "places"),
+    [
+        ("one, two.", "_wn, tu._", "000022222"),
+        ("forty-four I'm", "_ff aI_", "0003333"),  # said in one breath: 0 - 2, 3 ' 5
+        ("ab go", "_A B go_", "00112222"),  # "ab" is spelt
+        ("one ♪ two", ["_", "w", "_", "♪0", "♪1", "♪2", "♪3", "_", "t", "_"], "0011111222"),
+    ],
+    ids=["comma", "joined", "spelt", "jingle"],
+)
+def test_places_tell_which_piece_is_said(
+    tmp_path: Path, text: str, symbols: str, places: str
+) -> None:
+    tokens = TextStage(write_vocabulary(tmp_path), SPEC.semantic)(text)
+    row = tokens.ids[: tokens.num_tokens] - SPEC.semantic.text_offset
+    found = places_of_symbols(list(symbols), row)
+    assert found is not None
+    assert "".join(map(str, found)) == places
+    assert places_of_symbols([*symbols, " ", "x"], row) is None  # a word too many
+
+
+def test_phases_leave_the_state_as_it_was() -> None:
+    states, places = np.array([0, 5, 3], np.int64), np.array([0, 1, NUM_PHASES + 2], np.int64)
+    tokens = phased(states, places, 6)
     assert (tokens % 6 == states).all()
-    many = phased(np.tile(np.array([0, 3], np.int64), 9), symbols)
-    assert many.max() < NUM_PHASES * 6
+    assert (tokens // 6).tolist() == [0, 1, 2]
 
 
 def test_phased_rows_are_sums_and_the_rest_stays() -> None:

@@ -27,8 +27,9 @@ Scale = Annotated[float, typer.Option(help="Multiply every number of training st
 
 _FOLDER: Final = Path("runs/nano")
 _TARGET: Final = Path("pipeline/models/nano")
-_NUM_CLIPS: Final = 16_000
-_NUM_TEXTS: Final = 100
+_NUM_CLIPS: Final = 28_000
+_NUM_TEXTS: Final = 120_000
+_NUM_JUDGED: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +42,13 @@ class Plan:
 
 PLANS: Final = {
     "semantic": Plan(8000, 16),
-    "coarse": Plan(3400, 14),
+    "coarse": Plan(7000, 14),
     "fine": Plan(2500, 8),
-    "codec": Plan(8000, 8),
-    "polish": Plan(600, 8),
+    "codec": Plan(11_000, 8),
+    "polish": Plan(1000, 8),
 }
 # What runs side by side, one line a core.
-_LANES: Final = (("codec", "fine", "polish"), ("semantic", "coarse"))
+_LANES: Final = (("semantic", "codec", "polish"), ("coarse", "fine"))
 
 
 @app.command()
@@ -55,7 +56,7 @@ def clips(folder: Folder = _FOLDER, count: int = _NUM_CLIPS) -> None:
     """Let the teacher speak (2 minutes on 2 cores)."""
     from training.nano.clips import make_clips
 
-    make_clips(folder / "clips", count, processes=min(8, os.cpu_count() or 1))
+    make_clips(folder / "clips", count)
 
 
 @app.command()
@@ -70,6 +71,14 @@ def tokens(folder: Folder = _FOLDER) -> None:
 
 
 @app.command()
+def texts(folder: Folder = _FOLDER, count: int = _NUM_TEXTS) -> None:
+    """Let the teacher time many more texts, without sound (2 minutes)."""
+    from training.nano.texts import make_texts
+
+    make_texts(folder / "texts", folder / "tokens", count)
+
+
+@app.command()
 def train(name: str, folder: Folder = _FOLDER, steps_scale: Scale = 1.0) -> None:
     """Train one network: codec, polish, semantic, coarse or fine; on one thread."""
     import torch
@@ -77,32 +86,32 @@ def train(name: str, folder: Folder = _FOLDER, steps_scale: Scale = 1.0) -> None
     from training.nano.codec_task import CodecTask
     from training.nano.dataset import Dataset
     from training.nano.gpt_tasks import CoarseTask, FineTask, SemanticTask
-    from training.nano.pieces import pieces
     from training.nano.polish_task import PolishTask
     from training.nano.shape import nano_spec
+    from training.nano.texts import Texts
+    from training.nano.tokens import Index
     from training.nano.trainer import Recipe, Task
     from training.nano.trainer import train as run
 
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     torch.manual_seed(0)  # the first weights
-    dataset = Dataset(folder / "tokens")
-    num_symbols = len(dataset.index.symbols)
+    num_symbols = len(Index.read(folder / "tokens").symbols)
     spec, states = nano_spec(num_symbols), nano_spec(num_symbols, num_phases=1)
     plan = PLANS[name]
     task: Task
     if name == "semantic":
-        vocabulary = folder / "vocab.txt"
-        vocabulary.write_text("\n".join(pieces()[0]) + "\n", encoding="utf-8")
-        task = SemanticTask(dataset, spec, plan.batch, vocabulary)
-    elif name == "coarse":
-        task = CoarseTask(dataset, states, plan.batch)
-    elif name == "fine":
-        task = FineTask(dataset, spec, plan.batch)
-    elif name == "codec":
-        task = CodecTask(dataset, spec.codec, plan.batch)
+        task = SemanticTask(Texts(folder / "texts"), spec.semantic, plan.batch)
     else:
-        task = PolishTask(dataset, spec.codec, plan.batch, folder / "weights" / "codec.pt")
+        dataset = Dataset(folder / "tokens")
+        if name == "coarse":
+            task = CoarseTask(dataset, states, plan.batch)
+        elif name == "fine":
+            task = FineTask(dataset, spec, plan.batch)
+        elif name == "codec":
+            task = CodecTask(dataset, spec.codec, plan.batch)
+        else:
+            task = PolishTask(dataset, spec.codec, plan.batch, folder / "weights" / "codec.pt")
     run(task, Recipe(max(1, round(plan.steps * steps_scale))), folder / "weights")
 
 
@@ -118,7 +127,7 @@ def export(folder: Folder = _FOLDER, target: Target = _TARGET, scores: bool = Tr
     judge = Judge()
     facts: dict[str, object] = {"voices": make_presets(target, judge)}
     if scores:
-        facts["scores"] = _scores(target, judge, "test", _NUM_TEXTS, "fp32")
+        facts["scores"] = _scores(target, judge, "test", _NUM_JUDGED, "fp32")
     write_record(target, folder, facts)
 
 
@@ -126,7 +135,7 @@ def export(folder: Folder = _FOLDER, target: Target = _TARGET, scores: bool = Tr
 def evaluate(
     model: str = "nano",
     split: str = "test",
-    count: Annotated[int, typer.Option(help="Texts of each kind.")] = _NUM_TEXTS,
+    count: Annotated[int, typer.Option(help="Texts of each kind.")] = _NUM_JUDGED,
     precision: str = "fp32",
 ) -> None:
     """Score a model (1 minute for every 10 texts of each kind); exit 1 if it misses a gate."""
@@ -157,6 +166,7 @@ def everything(
     folder: Folder = _FOLDER,
     target: Target = _TARGET,
     clips: int = _NUM_CLIPS,
+    texts: int = _NUM_TEXTS,
     steps_scale: Scale = 1.0,
     scores: bool = True,
 ) -> None:
@@ -165,6 +175,7 @@ def everything(
     where = ["--folder", str(folder)]
     _run([["clips", *where, "--count", str(clips)]])
     _run([["tokens", *where]])
+    _run([["texts", *where, "--count", str(texts)]])
     scale = ["--steps-scale", str(steps_scale)]
     _run(*([["train", name, *where, *scale] for name in lane] for lane in _LANES))
     judged = "--scores" if scores else "--no-scores"

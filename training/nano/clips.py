@@ -1,22 +1,18 @@
-"""Step 1: thousands of texts said by the teacher, in files of a thousand clips.
-
-Each file is made of its own seed and is written whole or not at all: an interrupted run goes on
-with the first one missing.
-"""
+"""Step 1: thousands of texts said by the teacher, in files of a thousand clips."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import random
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.nano.held_out import all_held_out, fingerprint
+from training.nano.parts import make_parts, part_paths
 from training.nano.teacher import RATE_HZ, VOICES, Clip, Teacher
 from training.nano.words import random_text
 
@@ -24,26 +20,14 @@ PART = 1000
 LONGEST_S = 4.6
 
 
-def make_clips(folder: Path, count: int, processes: int) -> None:
+def make_clips(folder: Path, count: int) -> None:
     """Write `count` clips, PART to a file, on several processes; print progress."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = [i for i in range(-(-count // PART)) if not _path(folder, i).exists()]
-    began, seconds = time.monotonic(), 0.0
-    # Spawned, not forked: onnxruntime's threads do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        jobs = [(folder, part) for part in parts]
-        for done, made in enumerate(pool.imap_unordered(_make_part, jobs), start=1):
-            seconds += made
-            took = time.monotonic() - began
-            left = took / done * (len(parts) - done)
-            print(f"clips: part {done} of {len(parts)}, {left:.0f} s left", flush=True)
-    if parts:
-        print(f"clips: {seconds / 3600:.2f} hours of speech")
+    make_parts("clips", folder, -(-count // PART), _make_part)
 
 
 def read_clips(folder: Path) -> Iterator[Clip]:
     """Yield every clip in order."""
-    for path in sorted(folder.glob("part-*.npz")):
+    for path in part_paths(folder):
         with np.load(path, allow_pickle=False) as part:
             facts = json.loads(part["facts"].tobytes())
             samples, ends_s = part["samples"], part["ends_s"]
@@ -52,16 +36,15 @@ def read_clips(folder: Path) -> Iterator[Clip]:
             stop, last = at + fact["samples"], symbol + len(fact["symbols"])
             yield Clip(
                 fact["text"],
-                fact["voice"],
-                samples[at:stop].astype(np.float32) / 32767,
                 tuple(fact["symbols"]),
                 ends_s[symbol:last],
+                fact["voice"],
+                samples[at:stop].astype(np.float32) / 32767,
             )
             at, symbol = stop, last
 
 
-def _make_part(job: tuple[Path, int]) -> float:
-    folder, part = job
+def _make_part(part: int) -> dict[str, NDArray[Any]]:
     rng, teacher = random.Random(f"clips/{part}"), Teacher()
     clips: list[Clip] = []
     while len(clips) < PART:
@@ -75,19 +58,10 @@ def _make_part(job: tuple[Path, int]) -> float:
         {"text": c.text, "voice": c.voice, "symbols": c.symbols, "samples": len(c.samples)}
         for c in clips
     ]
-    draft = _path(folder, part).with_suffix(f".{os.getpid()}")
-    with draft.open("wb") as file:
-        np.savez(
-            file,
-            facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
-            samples=np.concatenate(
-                [(np.clip(c.samples, -1, 1) * 32767).astype(np.int16) for c in clips]
-            ),
-            ends_s=np.concatenate([c.ends_s for c in clips]),
-        )
-    draft.replace(_path(folder, part))
-    return sum(len(c.samples) for c in clips) / RATE_HZ
-
-
-def _path(folder: Path, part: int) -> Path:
-    return folder / f"part-{part:03}.npz"
+    return {
+        "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8),
+        "samples": np.concatenate(
+            [(np.clip(c.samples, -1, 1) * 32767).astype(np.int16) for c in clips]
+        ),
+        "ends_s": np.concatenate([c.ends_s for c in clips]),
+    }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,13 @@ from training.nano.mel import HOP
 from training.nano.tokens import Index
 from training.nano.trainer import Split
 
-_NUM_HELD_BACK = 200  # clips at the end, for validation losses
+_NUM_HELD_BACK = 200  # clips or texts at the end, for validation losses
+
+
+def bounds(count: int, split: Split) -> tuple[int, int]:
+    """Return the first number of a split's clips or texts, and the one after the last."""
+    border = count - _NUM_HELD_BACK
+    return (0, border) if split == "train" else (border, count)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +41,7 @@ class Dataset:
     """Clips by number; the sound stays on disk until it is asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self.index = Index(**json.loads((folder / "index.json").read_text()))
+        self.index = Index.read(folder)
         self.books: NDArray[np.float32] = np.load(folder / "books.npy")
         self._semantic = np.load(folder / "semantic.npy")
         self._codes = np.load(folder / "codes.npy")
@@ -61,9 +65,7 @@ class Dataset:
 
     def draw(self, rng: np.random.Generator, split: Split) -> int:
         """Draw the number of a clip."""
-        border = len(self) - _NUM_HELD_BACK
-        low, high = (0, border) if split == "train" else (border, len(self))
-        return int(rng.integers(low, high))
+        return int(rng.integers(*bounds(len(self), split)))
 
     def draw_like(self, i: int, rng: np.random.Generator, split: Split) -> int:
         """Draw another clip of the same voice."""
@@ -71,24 +73,3 @@ class Dataset:
             other = self.draw(rng, split)
             if other != i and self.index.voices[other] == self.index.voices[i]:
                 return other
-
-    def draw_alike(self, count: int, rng: np.random.Generator, split: Split) -> list[int]:
-        """Draw clips of about the same length, so that little is padded."""
-        middle = self.draw(rng, split)
-        order = self._by_length[split]
-        place = int(np.searchsorted(self._lengths[order], self._lengths[middle]))
-        low = max(0, min(place - 2 * count, len(order) - 4 * count))
-        nearby = order[low : low + 4 * count]
-        return [int(i) for i in rng.choice(nearby, size=count, replace=False)]
-
-    @cached_property
-    def _lengths(self) -> NDArray[np.int64]:
-        return np.array(self.index.num_semantic)
-
-    @cached_property
-    def _by_length(self) -> dict[Split, NDArray[np.int64]]:
-        border = len(self) - _NUM_HELD_BACK
-        return {
-            "train": np.argsort(self._lengths[:border], kind="stable"),
-            "validation": border + np.argsort(self._lengths[border:], kind="stable"),
-        }

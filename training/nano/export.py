@@ -6,7 +6,6 @@ weights would pretend otherwise.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,9 +19,11 @@ from pipeline.models.hf_writing import Tensor, write_configs, write_safetensors
 from pipeline.models.tensor_shapes import Stage
 from pipeline.spec import BarkSpec
 from training.nano.gpt import phased_rows
+from training.nano.phases import NUM_PHASES
 from training.nano.pieces import pieces
 from training.nano.shape import nano_spec
-from training.nano.tokens import NUM_PHASES
+from training.nano.texts import write_vocabulary
+from training.nano.tokens import Index
 
 # Bark's customary temperature is 0.7 and is nowhere a model's own; nano speaks best colder. Its
 # logits are scaled instead, so that 0.7 is to nano what 0.7 / SHARPNESS was in training.
@@ -36,11 +37,9 @@ def export(run: Path, target: Path, sharpness: Mapping[str, float] = SHARPNESS) 
     draft = target.with_name(f"{target.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    symbols = json.loads((run / "tokens" / "index.json").read_text())["symbols"]
-    spec = nano_spec(len(symbols))
+    spec = nano_spec(len(Index.read(run / "tokens").symbols))
     write_configs(draft, spec, "float16")
-    names, _ = pieces()
-    (draft / "vocab.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    write_vocabulary(draft)
     shutil.copy(Path(__file__).parent / "NOTICE", draft)
     tensors = [
         tensor

@@ -5,36 +5,33 @@ The layouts come from `pipeline.stages` themselves, so training and inference ca
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.payloads import HistoryPrompt
+from pipeline.engine.sequence import Prompt
+from pipeline.payloads import HistoryPrompt, TextTokens
 from pipeline.request import CoarseSettings
-from pipeline.spec import BarkSpec
+from pipeline.spec import BarkSpec, SemanticSpec
 from pipeline.stages.coarse import Windows
 from pipeline.stages.semantic import semantic_prompt
-from pipeline.stages.text import TextStage
 from training.nano.dataset import Dataset
 from training.nano.gpt import CausalGPT, FineGPT, PhasedGPT
+from training.nano.phases import NUM_PHASES, phased
 from training.nano.pieces import UNKNOWN_ID, pieces
-from training.nano.tokens import NUM_PHASES, phased
+from training.nano.texts import Spoken, Texts
 from training.nano.trainer import Split, Task, autocast, device
 
 _IGNORE = -100
+# Shares of texts with a history prompt before them, and with an unknown word in them.
+_HISTORIES, _UNKNOWNS = 0.4, 0.06
 # Share of the coarse history replaced by near entries: the model must live with its own errors.
 _NOISE, _NUM_NEAR = 0.1, 12
 
 
 class _GPTTask(Task):
-    def __init__(self, dataset: Dataset, spec: BarkSpec, batch: int) -> None:
-        self.dataset, self.spec, self.batch = dataset, spec, batch
-
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon for the blocks' matrices, AdamW for tables and norms, as nanochat does."""
         named = dict(self.model.named_parameters())
@@ -66,36 +63,32 @@ class SemanticTask(_GPTTask):
 
     name = "semantic"
 
-    def __init__(self, dataset: Dataset, spec: BarkSpec, batch: int, vocabulary: Path) -> None:
-        super().__init__(dataset, spec, batch)
-        num_states = spec.semantic.vocab_size // NUM_PHASES
-        self.model = PhasedGPT(spec.semantic.gpt, num_states, NUM_PHASES)
-        self._text = TextStage(vocabulary, spec.semantic)
-        offset, (_, rows) = spec.semantic.text_offset, pieces()
+    def __init__(self, texts: Texts, spec: SemanticSpec, batch: int) -> None:
+        self.texts, self.spec, self.batch = texts, spec, batch
+        self.num_states = spec.vocab_size // NUM_PHASES
+        self.model = PhasedGPT(spec.gpt, self.num_states, NUM_PHASES)
+        offset, (_, rows) = spec.text_offset, pieces()
         # Copies are learnt as what they copy.
-        self._trained = np.arange(spec.semantic.gpt.input_vocab)
+        self._trained = np.arange(spec.gpt.input_vocab)
         self._trained[offset : offset + len(rows)] = offset + np.array(rows)
 
     def loss(self, rng: np.random.Generator, split: Split) -> tuple[Tensor, dict[str, float], int]:
-        spec = self.spec.semantic
-        items = [self.dataset[i] for i in self.dataset.draw_alike(self.batch, rng, split)]
-        symbols = self.dataset.index.symbols
-        spoken = [phased(item.semantic, symbols) for item in items]
-        longest = max(len(ids) for ids in spoken)
+        spec = self.spec
+        chosen = [self.texts[i] for i in self.texts.draw_alike(self.batch, rng, split)]
+        longest = max(len(one.states) for one in chosen)
         start = spec.prompt_length + 1
         tokens = np.full((self.batch, start + longest), spec.pad_id)
         added = np.full((self.batch, spec.prompt_length), spec.pad_id)
         targets = np.full((self.batch, longest + 1), _IGNORE)
-        for row, item in enumerate(items):
+        for row, one in enumerate(chosen):
             history = None
-            if rng.random() < 0.4:
-                other = self.dataset[self.dataset.draw(rng, split)]
-                history = replace(other.history, semantic=phased(other.semantic, symbols))
-            prompt = semantic_prompt(self._text(item.text), history, spec)
-            tokens[row, :start] = self._unknown_inserted(prompt.tokens, rng)
-            added[row] = prompt.added
-            said = len(spoken[row])
-            tokens[row, start : start + said] = targets[row, :said] = spoken[row]
+            if rng.random() < _HISTORIES:
+                history = self._tokens(self.texts[self.texts.draw(rng, split)])
+            one = with_unknown(one, spec.prompt_length, rng)
+            prompt = lay_out(one.pieces, history, spec)
+            tokens[row, :start], added[row] = prompt.tokens, prompt.added
+            said = len(one.states)
+            tokens[row, start : start + said] = targets[row, :said] = self._tokens(one)
             targets[row, said] = spec.eos_id
         to = device()
         with autocast():
@@ -114,17 +107,28 @@ class SemanticTask(_GPTTask):
         right = float((logits.argmax(-1) == wanted)[asked].float().mean())
         return loss, {"top-1": right}, int(asked.sum())
 
-    def _unknown_inserted(
-        self, tokens: NDArray[np.int64], rng: np.random.Generator
-    ) -> NDArray[np.int64]:
-        """Put an [UNK] somewhere, now and then: the model learns to pass over it."""
-        spec = self.spec.semantic
-        said = int((tokens[:-1] != spec.text_pad_id).sum())
-        if rng.random() > 0.06 or said + 1 > spec.prompt_length:
-            return tokens
-        place = int(rng.integers(0, said + 1))
-        text = np.insert(tokens[:-1], place, spec.text_offset + UNKNOWN_ID)[: spec.prompt_length]
-        return np.append(text, tokens[-1])
+    def _tokens(self, one: Spoken) -> NDArray[np.int64]:
+        return phased(one.states, one.places, self.num_states)
+
+
+def lay_out(
+    row: NDArray[np.int64], history: NDArray[np.int64] | None, spec: SemanticSpec
+) -> Prompt:
+    """Lay out a text's pieces and a history's semantic tokens as the stage does."""
+    ids = np.full(spec.prompt_length, spec.text_pad_id, np.int64)
+    ids[: len(row)] = row + spec.text_offset
+    nothing = np.zeros((0, 0), np.int32)
+    past = None if history is None else HistoryPrompt(history, nothing, nothing)
+    return semantic_prompt(TextTokens(ids, len(row)), past, spec)
+
+
+def with_unknown(one: Spoken, prompt_length: int, rng: np.random.Generator) -> Spoken:
+    """Put an [UNK] somewhere, now and then: the model learns to pass over it."""
+    if rng.random() > _UNKNOWNS or len(one.pieces) == prompt_length:
+        return one
+    place = int(rng.integers(0, len(one.pieces) + 1))
+    row = np.insert(one.pieces, place, UNKNOWN_ID)
+    return Spoken(row, one.states, one.places + (one.places >= place))
 
 
 class CoarseTask(_GPTTask):
@@ -133,7 +137,7 @@ class CoarseTask(_GPTTask):
     name = "coarse"
 
     def __init__(self, dataset: Dataset, spec: BarkSpec, batch: int) -> None:
-        super().__init__(dataset, spec, batch)
+        self.dataset, self.spec, self.batch = dataset, spec, batch
         self.model = CausalGPT(spec.coarse.gpt)
         books = torch.from_numpy(dataset.books[: spec.coarse.num_codebooks])
         near = torch.cdist(books, books).topk(_NUM_NEAR + 1, largest=False).indices
@@ -209,7 +213,7 @@ class FineTask(_GPTTask):
     name = "fine"
 
     def __init__(self, dataset: Dataset, spec: BarkSpec, batch: int) -> None:
-        super().__init__(dataset, spec, batch)
+        self.dataset, self.spec, self.batch = dataset, spec, batch
         self.model = FineGPT(spec.fine)
 
     def loss(self, rng: np.random.Generator, split: Split) -> tuple[Tensor, dict[str, float], int]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 
 from training.nano.export import SHARPNESS
+from training.nano.tokens import Index
 from training.nano.trainer import read_log
 
 RECORD: Final = "training.json"
@@ -19,16 +20,16 @@ _PACKAGES = ("torch", "numpy", "hibari-tts", "onnxruntime", "transformers", "poc
 
 def write_record(folder: Path, run: Path, facts: dict[str, Any]) -> None:
     """Write steps, losses, versions and the facts given (voices, scores) into a checkpoint."""
-    index = json.loads((run / "tokens" / "index.json").read_text())
+    index = Index.read(run / "tokens")
     networks = {}
     for path in sorted((run / "weights").glob("*.log.jsonl")):
         *_, last = read_log(path)
         networks[path.name.removesuffix(".log.jsonl")] = last
     record = {
         "data": {
-            "clips": len(index["texts"]),
-            "hours": round(sum(index["num_frames"]) / 75 / 3600, 2),
-            "symbols": index["symbols"],
+            "clips": len(index.texts),
+            "hours": round(sum(index.num_frames) / 75 / 3600, 2),
+            "symbols": index.symbols,
         },
         "networks": networks,
         "sharpness": dict(SHARPNESS),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pipeline.spec import BarkSpec, CoarseSpec, CodecSpec, FineSpec, GPTShape, SemanticSpec
+from training.nano.phases import NUM_PHASES
 from training.nano.pieces import pieces
 from training.nano.tokens import (
     CODEBOOK_SIZE,
     NUM_CODEBOOKS,
-    NUM_PHASES,
     SEMANTIC_RATE_HZ,
     THIRDS,
 )
@@ -32,7 +32,7 @@ def nano_spec(num_symbols: int, num_phases: int = NUM_PHASES) -> BarkSpec:
             prompt_length=20,
             max_new_tokens=256,
             rate_hz=SEMANTIC_RATE_HZ,
-            gpt=GPTShape(4, 4, 256, 20 + 1 + 256, semantic + 3 + num_pieces, semantic + 1),
+            gpt=GPTShape(5, 3, 192, 20 + 1 + 256, semantic + 3 + num_pieces, semantic + 1),
         ),
         coarse=CoarseSpec(
             semantic_pad_id=stop,

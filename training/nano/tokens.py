@@ -22,27 +22,33 @@ from torch import Tensor
 
 from training.nano.clips import read_clips
 from training.nano.mel import HOP, log_mel
-from training.nano.teacher import Clip
+from training.nano.teacher import Timing
 
 SEMANTIC_RATE_HZ: Final = 49.9
 FRAME_RATE_HZ: Final = 75
 NUM_CODEBOOKS: Final = 8
 CODEBOOK_SIZE: Final = 512
 THIRDS: Final = 3
-NUM_PHASES: Final = 8
 _SAMPLE = 300_000  # frames that k-means looks at
 _ROUNDS = 14
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What the arrays beside it hold: one text, voice, and two lengths a clip, in their order."""
+    """What the arrays beside it hold: one text, voice, and two lengths a clip, in their order.
+
+    symbols: the teacher's phonemes and notes; a semantic token is one of them, in three parts.
+    """
 
     symbols: list[str]
     texts: list[str]
     voices: list[str]
     num_semantic: list[int]
     num_frames: list[int]
+
+    @classmethod
+    def read(cls, folder: Path) -> Index:
+        return cls(**json.loads((folder / "index.json").read_text()))
 
 
 def make_tokens(clips: Path, folder: Path) -> None:
@@ -77,30 +83,24 @@ def make_tokens(clips: Path, folder: Path) -> None:
     draft.replace(folder)
 
 
-def semantic_tokens(clip: Clip, symbols: Sequence[str]) -> NDArray[np.int16]:
+def semantic_tokens(timing: Timing, symbols: Sequence[str]) -> NDArray[np.int16]:
     """Return which symbol is being said, and which third of it, 49.9 times a second."""
     number = {symbol: i for i, symbol in enumerate(symbols)}
-    ids = np.array([number[symbol] for symbol in clip.symbols])
-    count = int(clip.ends_s[-1] * SEMANTIC_RATE_HZ)
-    times = (np.arange(count) + 0.5) / SEMANTIC_RATE_HZ
-    place = np.minimum(np.searchsorted(clip.ends_s, times, side="right"), len(ids) - 1)
-    starts = np.concatenate([[0.0], clip.ends_s[:-1]])[place]
-    share = (times - starts) / np.maximum(clip.ends_s[place] - starts, 1e-9)
+    ids = np.array([number[symbol] for symbol in timing.symbols])
+    place, times = spoken_at(timing)
+    starts = np.concatenate([[0.0], timing.ends_s[:-1]])[place]
+    share = (times - starts) / np.maximum(timing.ends_s[place] - starts, 1e-9)
     third = np.clip((share * THIRDS).astype(int), 0, THIRDS - 1)
     tokens: NDArray[np.int16] = (ids[place] * THIRDS + third).astype(np.int16)
     return tokens
 
 
-def phased(states: NDArray[np.int64], symbols: Sequence[str]) -> NDArray[np.int64]:
-    """Add to each state of a phoneme which word it belongs to, counted modulo 8.
-
-    Without it the model loses its place in "five four five one": nothing in what it has said
-    tells the first "five" from the second. The codes do not depend on it.
-    """
-    is_space = states // THIRDS == symbols.index(" ")
-    begins = is_space & ~np.concatenate([[False], is_space[:-1]])
-    tokens: NDArray[np.int64] = states + np.cumsum(begins) % NUM_PHASES * len(symbols) * THIRDS
-    return tokens
+def spoken_at(timing: Timing) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return for each semantic token the place of the symbol being said, and the time in s."""
+    count = int(timing.ends_s[-1] * SEMANTIC_RATE_HZ)
+    times = (np.arange(count) + 0.5) / SEMANTIC_RATE_HZ
+    place = np.searchsorted(timing.ends_s, times, side="right").astype(np.int64)
+    return np.minimum(place, len(timing.symbols) - 1), np.asarray(times, np.float64)
 
 
 def quantise(points: Tensor, spread: float) -> tuple[Tensor, NDArray[np.int16]]:
