@@ -14,16 +14,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from pipeline.breaks import find_breaks
+from pipeline.breaks import Break, find_breaks
 from pipeline.errors import InvalidRequest, TextTooLong
 from pipeline.language import guess_language
 from pipeline.packing import Measure, pack
 from pipeline.spec import SemanticSpec
+from pipeline.speech_rate import estimate_seconds
 from pipeline.stages.text import MAX_TEXT_CHARS, check_text
 
 # Bark stops dead at 15.39 s (768 semantic tokens); the margin is for slow voices and pauses.
 MAX_SEGMENT_S: Final = 13.0
 _SHARE_OF_LIMIT: Final = 0.85  # the same margin, for models that stop sooner
+# Bark rambles on a word or two: what opens a long text is at least so long, and so is the rest.
+_SHORTEST_OPENING_S: Final = 1.5
 
 
 def longest_segment_s(semantic: SemanticSpec) -> float:
@@ -61,7 +64,8 @@ def plan_segments(
 ) -> list[Segment]:
     """Check a whole request's text and split it, each turn on its own.
 
-    The other arguments are those of `split_text`.
+    A text that needs several segments opens with its first sentence as one of its own: a listener
+    waits for no more. The other arguments are those of `split_text`.
 
     Args:
         turns: at least one.
@@ -92,8 +96,22 @@ def plan_segments(
             max_seconds=max_seconds,
             language=language,
         )
+        if not segments and len(texts) > 1:
+            texts[:1] = _opened(texts[0], language)
         segments += [Segment(len(segments) + i, number, t, turn.voice) for i, t in enumerate(texts)]
     return segments
+
+
+def _opened(text: str, language: str | None) -> list[str]:
+    """Part the first sentence (or sentences, where it is very short) from what follows."""
+    breaks = find_breaks(text, language or guess_language(text), lambda *_: True)
+    for position, kind in breaks.items():
+        parts = [text[:position].strip(), text[position:].strip()]
+        if kind <= Break.SENTENCE and all(
+            estimate_seconds(part) >= _SHORTEST_OPENING_S for part in parts
+        ):
+            return parts
+    return [text]
 
 
 def split_text(

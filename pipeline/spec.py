@@ -15,8 +15,8 @@ from typing import Literal
 Precision = Literal["fp32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 
-# Bumped whenever any rounding in the engine changes: part of every generation's id.
-NUMERICS_VERSION = 1
+# Bumped whenever any rounding in the engine changes, or where texts part: it is part of every id.
+NUMERICS_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,34 @@ def test_turns_are_split_each_on_its_own() -> None:
     assert planned[-1] == Segment(len(planned) - 1, 2, "Bye.", None)
 
 
+SENTENCE = "This is a sentence of about fifty characters, all told."
+
+
+@pytest.mark.parametrize(
+    ("text", "opening"),
+    [
+        (f"The first one is here, and it is short. {SENTENCE} " * 8, 39),
+        (f"No. {SENTENCE} {SENTENCE} " * 8, len(f"No. {SENTENCE}")),
+        (f"Oh! No! {SENTENCE} " * 8, len(f"Oh! No! {SENTENCE}")),
+        ("word " * 200, None),  # no sentence to part it at
+    ],
+    ids=["sentence", "interjection", "two of them", "none"],
+)
+def test_a_long_text_opens_with_its_first_sentence(text: str, opening: int | None) -> None:
+    planned, whole = plan(Turn(text)), split(text)
+    assert len(whole) > 1
+    if opening is None:
+        assert [s.text for s in planned] == whole
+        return
+    assert planned[0].text == text[:opening]
+    assert f"{planned[0].text} {planned[1].text}" == whole[0]
+    assert [s.text for s in planned[2:]] == whole[1:]
+
+
+def test_a_text_of_one_segment_is_not_opened() -> None:
+    assert [s.text for s in plan(Turn(f"{SENTENCE} {SENTENCE}"))] == [f"{SENTENCE} {SENTENCE}"]
+
+
 @pytest.mark.parametrize(
     ("turns", "error", "message"),
     [
