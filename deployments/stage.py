@@ -77,6 +77,7 @@ class StageReplica(ABC):
             "device_class": self.device_class,
             "calls": self.num_calls,
             "steps": self.worker.engine.steps,
+            "most_wasted_steps": self.worker.engine.most_wasted_steps,
             **self.record_autoscaling_stats(),
         }
 

@@ -133,6 +133,11 @@ class AsyncEngine:
         return self._engine.steps
 
     @property
+    def most_wasted_steps(self) -> int:
+        """The most steps that any sequence had after it was cancelled or its time was out."""
+        return self._engine.most_wasted_steps
+
+    @property
     def backlog(self) -> int:
         """Tokens still to come, at most, for all that runs or waits."""
         scheduler = self._engine.scheduler
@@ -175,9 +180,14 @@ class Job:
     is_cancelled: bool = False
     device_s: float = 0.0
     size: int = 0
+    wasted_steps: int = 0  # that it had, or had begun, when it was given up
 
     def cancel(self) -> None:
         self.is_cancelled = True
+
+    def is_given_up(self, now_s: float) -> bool:
+        """Say whether nobody waits for it any longer."""
+        return self.is_cancelled or (self.deadline_s is not None and now_s > self.deadline_s)
 
 
 class TurnTaker:
@@ -185,7 +195,7 @@ class TurnTaker:
 
     def __init__(self) -> None:
         self.jobs: deque[Job] = deque()
-        self.steps = 0
+        self.steps = self.most_wasted_steps = 0
 
     @property
     def has_work(self) -> bool:
@@ -214,6 +224,9 @@ class TurnTaker:
         except BaseException:
             self.jobs.append(job)  # `fail_all` tells its caller
             raise
+        if job.is_given_up(time.monotonic()):
+            job.wasted_steps += 1
+            self.most_wasted_steps = max(self.most_wasted_steps, job.wasted_steps)
         self.jobs.append(job)
         return None
 
@@ -246,6 +259,11 @@ class AsyncTurnTaker:
     def steps(self) -> int:
         """Device steps so far."""
         return self._turns.steps
+
+    @property
+    def most_wasted_steps(self) -> int:
+        """The most steps that any job had after it was cancelled or its time was out."""
+        return self._turns.most_wasted_steps
 
     @property
     def backlog(self) -> int:

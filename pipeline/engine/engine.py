@@ -50,6 +50,8 @@ class Engine:
         self.runner = runner
         self.scheduler = Scheduler(runner.num_slots)
         self.steps = 0
+        # The most steps that any sequence had after it was given up: one may be in flight.
+        self.most_wasted_steps = 0
 
     @property
     def has_work(self) -> bool:
@@ -76,6 +78,7 @@ class Engine:
             self._prefill(step.prefill)
         elif step.decode:
             self._decode(step.decode)
+        self._count_waste(step.decode if step.prefill is None else [step.prefill])
         if not self.has_work:
             self.runner.rest()
         self.steps += 1
@@ -91,6 +94,13 @@ class Engine:
                 self.scheduler.finish(sequence)
             sequence.result.set_exception(error)
         self.scheduler.waiting.clear()
+
+    def _count_waste(self, worked: list[Sequence]) -> None:
+        now_s = time.monotonic()
+        for sequence in worked:
+            if sequence.is_given_up(now_s):
+                sequence.wasted_steps += 1
+                self.most_wasted_steps = max(self.most_wasted_steps, sequence.wasted_steps)
 
     def _prefill(self, sequence: Sequence) -> None:
         assert sequence.slot is not None

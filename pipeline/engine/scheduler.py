@@ -76,7 +76,7 @@ class Scheduler:
         for sequence in [*self.waiting, *self.running.values()]:
             if sequence.is_cancelled:
                 cancelled.append(sequence)
-            elif sequence.deadline_s is not None and now_s > sequence.deadline_s:
+            elif sequence.is_given_up(now_s):
                 expired.append(sequence)
         for sequence in (*cancelled, *expired):
             if sequence.slot is not None:

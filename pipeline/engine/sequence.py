@@ -95,6 +95,7 @@ class Sequence:
     stats: SequenceStats = field(default_factory=SequenceStats)
     submitted_s: float = 0.0
     is_cancelled: bool = False
+    wasted_steps: int = 0  # that it had, or had begun, when it was given up
     slot: int | None = None
     pending: int | None = None  # the newest token, not yet in the cache; None: prefill first
     cached: list[int] = field(default_factory=list)  # token at each position of the slot's cache
@@ -110,3 +111,7 @@ class Sequence:
     def cancel(self) -> None:
         """Ask for an end between two steps; its slot is freed then. Safe from any thread."""
         self.is_cancelled = True
+
+    def is_given_up(self, now_s: float) -> bool:
+        """Say whether nobody waits for it any longer."""
+        return self.is_cancelled or (self.deadline_s is not None and now_s > self.deadline_s)

@@ -53,6 +53,7 @@ def test_cancelling_the_task_frees_the_slot():
 
     assert asyncio.run(main()).tokens == alone(2)
     assert engine.num_running == 0
+    assert engine.most_wasted_steps == 1  # the one that was in flight
     engine.close()
 
 

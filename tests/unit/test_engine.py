@@ -227,3 +227,27 @@ def test_logits_that_are_no_numbers_are_an_error():
     engine.run_until_done()
     with pytest.raises(EngineFailed, match="no numbers"):
         one.result.result()
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "late"])
+def test_steps_for_nobody_are_counted(ends, monkeypatch):
+    engine, one = Engine(FakeRunner()), sequence(1, tokens=40)
+    engine.submit(one)
+    for _ in range(3):
+        engine.step()
+    assert engine.most_wasted_steps == 0
+    real = engine.runner.decode
+
+    def given_up_meanwhile(*arguments):
+        if ends == "cancelled":
+            one.cancel()
+        else:
+            one.deadline_s = 0.0
+        return real(*arguments)
+
+    monkeypatch.setattr(engine.runner, "decode", given_up_meanwhile)
+    engine.run_until_done()
+    assert isinstance(
+        one.result.exception(), Cancelled if ends == "cancelled" else DeadlineExceeded
+    )
+    assert engine.most_wasted_steps == one.wasted_steps == 1
