@@ -25,7 +25,12 @@ from pipeline.errors import EngineFailed
 
 Json = dict[str, Any]
 _FILE = Path(__file__).parent.parent / "serve_config.yaml"
+_SPEECH = "/v1/audio/speech"
 _IDLE_REQUESTS = 15
+_FIRST_REQUESTS = 5
+_REFUSALS = 20
+_MINUTE_SENTENCES = 24  # of 2.5 s
+_FULL_AFTER_S = 0.5
 
 
 def overhead(
@@ -39,17 +44,22 @@ def overhead(
     warm_up: Json,
     levels: list[int],
 ) -> Json:
-    """Measure N different requests at once over HTTP, for each N; and what an idle one adds.
+    """Measure N different requests at once over HTTP, for each N; and what else serving costs.
 
     Returns:
         `levels`: N → total_s, audio_s_per_s. `idle_added_s`: the median, over short requests
         alone, of what the client waited beyond the seconds that the stages had the device.
+        `first_audio_s`: of a streamed text of a minute; `first_sentence_s`: of its first sentence
+        as a request of its own; both alone, and medians. `refused_s`: the slowest answer to
+        requests beyond the queue, with all slots at work.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     model = {"name": path, "precision": precision, "device": device, "backend": backend}
     engine = {"semantic_slots": slots, "coarse_slots": slots}
+    admission = {"max_running": max(levels), "max_waiting": 0}
+    args = {"model": model, "engine": engine, "admission": admission}
     port = _free_port()
-    schema, _ = check_serve_config(_config(port, {"model": model, "engine": engine}))
+    schema, _ = check_serve_config(_config(port, args))
     cluster = Cluster(None, num_cpus=max(8, os.cpu_count() or 1), num_gpus=None)
     try:
         cluster.deploy(schema)
@@ -65,9 +75,8 @@ def overhead(
 
 def _measure(client: httpx.Client, work: Work, warm_up: Work, levels: list[int]) -> Json:
     def post(number: int, asked: Work) -> httpx.Response:
-        body = {"model": "tts-1", "input": text(number), "seed": number, "response_format": "pcm"}
-        body["semantic"] = asked.semantic_fields
-        answer = client.post("/v1/audio/speech", json=body)
+        body = _body(number, text(number), asked)
+        answer = client.post(_SPEECH, json=body)
         if answer.status_code != 200 or len(answer.content) != round(asked.seconds * 24_000) * 2:
             raise EngineFailed(f"HTTP {answer.status_code}, {len(answer.content)} bytes")
         return answer
@@ -88,7 +97,61 @@ def _measure(client: httpx.Client, work: Work, warm_up: Work, levels: list[int])
         answer = post(number, warm_up)
         waited_s = time.perf_counter() - began
         added.append(waited_s - _device_s(answer.headers["Server-Timing"]))
-    return {"levels": found, "idle_added_s": median(added)}
+    return {
+        "levels": found,
+        "idle_added_s": median(added),
+        **_first_audio(client, warm_up),
+        "refused_s": _refused_s(client, max(levels), work),
+    }
+
+
+def _first_audio(client: httpx.Client, work: Work) -> Json:
+    """Compare a minute's text with its first sentence, every segment as long as `work`."""
+    sentences = [text(number) for number in range(_MINUTE_SENTENCES)]
+    found: Json = {}
+    for name, said in (("first_audio_s", " ".join(sentences)), ("first_sentence_s", sentences[0])):
+        waited = []
+        for number in range(_FIRST_REQUESTS):
+            began = time.perf_counter()
+            body = _body(number, said, work)
+            with client.stream("POST", _SPEECH, json=body) as answer:
+                if answer.status_code != 200:
+                    raise EngineFailed(f"HTTP {answer.status_code}")
+                next(answer.iter_raw())
+                waited.append(time.perf_counter() - began)
+        found[name] = median(waited)
+    return found
+
+
+def _refused_s(client: httpx.Client, room: int, work: Work) -> float:
+    """Fill the service, ask for more, and return the longest wait for a refusal."""
+
+    def refused(number: int) -> float:
+        began = time.perf_counter()
+        answer = client.post(_SPEECH, json=_body(number, text(number), work))
+        if answer.status_code != 503 or "Retry-After" not in answer.headers:
+            raise EngineFailed(f"HTTP {answer.status_code} where the service is full")
+        return time.perf_counter() - began
+
+    with ThreadPoolExecutor(room) as pool:
+        taken = [
+            pool.submit(client.post, _SPEECH, json=_body(n, text(n), work)) for n in range(room)
+        ]
+        time.sleep(_FULL_AFTER_S)
+        slowest = max(refused(number) for number in range(_REFUSALS))
+        if any(answer.result().status_code != 200 for answer in taken):
+            raise EngineFailed("what was admitted was not finished")
+    return slowest
+
+
+def _body(number: int, said: str, work: Work) -> Json:
+    return {
+        "model": "tts-1",
+        "input": said,
+        "seed": number,
+        "response_format": "pcm",
+        "semantic": work.semantic_fields,
+    }
 
 
 def _device_s(server_timing: str) -> float:

@@ -41,7 +41,7 @@ class Sheet:
 def sheets(report: Json, *, profile: bool = False) -> Iterator[Sheet]:
     """Yield the report's tables."""
     work = report["settings"]["work"]
-    clip = f"a clip of {work['seconds']:g} s, {report['settings']['size']} with random weights"
+    clip = f"a clip of {work['seconds']:g} s, {_model(report['settings'])}"
     yield Sheet(clip, CLIP_COLUMNS, list(_clip_rows(report)))
     if report["concurrency"]:
         best = report["settings"]["best_precision"]
@@ -72,6 +72,14 @@ def remarks(report: Json) -> Iterator[str]:
         f"{where['cpu']}, {where['threads']} threads of {where['cores']} cores, "
         f"{where['memory_bytes'] / 2**30:.0f} GiB, {where['device']}"
     )
+    if served := report.get("serve"):
+        first, sentence, refused = (
+            served[key] * 1000 for key in ("first_audio_s", "first_sentence_s", "refused_s")
+        )
+        yield (
+            f"over HTTP, alone: first sound of a minute's text after {first:.0f} ms, of its first "
+            f"sentence {sentence:.0f} ms; full, the slowest refusal took {refused:.0f} ms"
+        )
     names = {k: v for k, v in report["versions"].items() if v is not None}
     yield ", ".join(f"{name} {version}" for name, version in names.items())
     gemms = ", ".join(
@@ -116,8 +124,8 @@ def print_report(console: Console, report: Json, *, profile: bool) -> None:
 def markdown(report: Json) -> str:
     """Return a page that says what was measured, on what, and how to do it again."""
     parts = [
-        f"# Benchmark: {report['settings']['size']} on {report['hardware']['cpu']}",
-        "Ours beside transformers' BarkModel on the same checkpoint of random weights. Both make "
+        f"# Benchmark: {_model(report['settings'])}, on {report['hardware']['cpu']}",
+        "Ours beside transformers' BarkModel on the same checkpoint. Both make "
         "the same number of tokens, have the same threads, a process of their own and a warm-up; "
         "transformers runs with its KV cache, in inference mode.",
         f"```\n{command(report['settings'])}\n```",
@@ -137,7 +145,9 @@ def markdown(report: Json) -> str:
 
 def command(settings: Json) -> str:
     """Return the command line that gives these settings."""
-    words = ["bark-serve", "bench", "--size", settings["size"]]
+    model = settings["model"]
+    words = ["bark-serve", "bench"]
+    words += ["--size", settings["size"]] if model is None else ["--model", model]
     words += ["--seconds", f"{settings['work']['seconds']:g}"]
     for precision in settings["precisions"]:
         words += ["--precision", precision]
@@ -151,6 +161,10 @@ def command(settings: Json) -> str:
     elif settings["transformers_precision"] != "auto":
         words += ["--transformers-precision", settings["transformers_precision"]]
     return shlex.join(words)
+
+
+def _model(settings: Json) -> str:
+    return settings["model"] or f"{settings['size']} with random weights"
 
 
 def _clip_rows(report: Json) -> Iterator[tuple[str, ...]]:

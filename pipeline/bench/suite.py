@@ -28,6 +28,7 @@ class Settings:
     """One run of the suite. None leaves a number to the suite."""
 
     size: str = "bark-small"
+    model: str | None = None  # instead of random weights of the size
     seconds: float | None = None
     precisions: tuple[str, ...] = ("fp32", "bf16", "int8")
     concurrency: tuple[int, ...] = (1, 8)
@@ -56,8 +57,9 @@ def measure(settings: Settings, child: Child, note: Note) -> Json:
         BarkError: a child failed; says which, and how it ended.
     """
     place = {"device": settings.device, "backend": settings.backend}
-    note(f"checkpoint {settings.size} (built at first use)")
-    ready = child("checkpoint", "prepare", size=settings.size, seconds=settings.seconds, **place)
+    note(settings.model or f"checkpoint {settings.size} (built at first use)")
+    given = {"size": settings.size, "model": settings.model, "seconds": settings.seconds}
+    ready = child("checkpoint", "prepare", **given, **place)
     clip = {key: ready[key] for key in ("path", "work", "warm_up")}
     device_class = str(ready["device_class"])
     note("machine")

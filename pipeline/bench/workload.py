@@ -14,16 +14,18 @@ from pipeline.engine.runner import Device
 from pipeline.errors import InvalidRequest
 from pipeline.models.cache import cache_folder, publish_folder
 from pipeline.models.checkpoint import open_checkpoint
+from pipeline.models.locate import locate
 from pipeline.models.seeded import build_seeded
 from pipeline.models.sizes import Size
 from pipeline.spec import BarkSpec
 from pipeline.stages.fine import window_starts
 
+# Short, of words that nano knows: one segment in every model.
 TEXTS = (
-    "The morning train to the coast leaves at seven from platform two.",
-    "She read the letter twice and put it back into the drawer.",
-    "Most of the work was done before anybody asked about the price.",
-    "We walked along the river until the lights of the town went on.",
+    "The train leaves the station at seven",
+    "She found the letter and the key",
+    "Anna has nine books and a green bird",
+    "We were at the river last week",
 )
 WARM_UP_SECONDS = 1.0
 
@@ -75,24 +77,31 @@ class Work:
 
 
 def text(number: int) -> str:
-    """Return the text of a request: one segment, and never twice the same."""
-    return f"{TEXTS[number % len(TEXTS)]} {number}"
+    """Return the text of a request: one sentence, one segment, and never twice the same."""
+    return f"{TEXTS[number % len(TEXTS)]} {number}."
 
 
-def prepare(*, size: Size, seconds: float | None, device: str, backend: str) -> Json:
-    """Build the checkpoint where it is not there yet; check what can be wrong with the run.
+def prepare(
+    *, size: Size, model: str | None, seconds: float | None, device: str, backend: str
+) -> Json:
+    """Find the model, or build one of random weights; check what can be wrong with the run.
 
     Args:
+        model: as in `locate`; None is random weights of the size.
         seconds: None is 10 s, or as long as a smaller model speaks at once.
 
     Raises:
         InvalidRequest: a device, backend or length that does not exist here.
+        InvalidCheckpoint: there is no such model.
     """
     device_class = Device(device, backend).device_class
-    folder = publish_folder(
-        cache_folder() / "bench" / f"{size}-seeded",
-        lambda draft: build_seeded(draft, size=size, seed=0, layout="hf"),
-    )
+    if model is not None:
+        folder = locate(model)
+    else:
+        folder = publish_folder(
+            cache_folder() / "bench" / f"{size}-seeded",
+            lambda draft: build_seeded(draft, size=size, seed=0, layout="hf"),
+        )
     spec = open_checkpoint(folder).spec
     if seconds is None:
         seconds = min(10.0, spec.semantic.max_new_tokens / spec.semantic.rate_hz)

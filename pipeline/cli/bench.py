@@ -27,7 +27,7 @@ Examples:
 
     bark-serve bench
 
-    bark-serve bench --size nano --skip-transformers --precision int8 --profile
+    bark-serve bench --model nano --threads 1 --skip-transformers --profile
 
     bark-serve bench --full --output results.json --markdown results.md
 """
@@ -35,9 +35,13 @@ Examples:
 
 def bench(
     size: Annotated[
-        Literal["tiny", "nano", "bark-small", "bark"],
+        Literal["tiny", "bark-small", "bark"],
         typer.Option(help="Shape of the model; the weights are random."),
     ] = "bark-small",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="A model with weights of its own, instead of --size."),
+    ] = None,
     seconds: Annotated[
         float | None,
         typer.Option(min=0.05, help="Length of a clip; 10 s, or what the model can do at once."),
@@ -105,6 +109,7 @@ def bench(
         concurrency = [1, 4, 8, 16] if full else [1, 8]
     settings = Settings(
         size=size,
+        model=model,
         seconds=seconds,
         precisions=tuple(dict.fromkeys(precision or PRECISIONS)),
         concurrency=tuple(sorted(set(concurrency))),
