@@ -22,7 +22,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt hatch_build.py $(wildcard pipelin
 venv: $(VENV)/.ready ## set up .venv
 
 demo: $(VENV)/.ready ## turn a sentence into a WAV
-	@$(BIN)/bark-serve say "$(DEMO_TEXT)" -o demo.wav --seed 7 --set semantic.max_duration_s=4 --set semantic.allow_early_stop=false
+	@$(BIN)/bark-serve say "$(DEMO_TEXT)" -o demo.wav --voice heart --seed 7
+	@! $(BIN)/python -c "import pocketsphinx" 2>/dev/null || $(BIN)/python -m training.nano.recogniser demo.wav
 
 test: $(VENV)/.ready ## run all tests
 	@$(BIN)/python -m pytest
@@ -43,7 +44,7 @@ unit parity e2e: $(VENV)/.ready
 bench: $(VENV)/.ready ## measure against transformers (about 6 minutes on 2 cores)
 	@$(BIN)/bark-serve bench
 
-nano: $(VENV)/.ready ## train a small Bark of our own, from nothing (hours on 2 cores)
+nano: $(VENV)/.ready ## train nano from nothing (hours on 2 cores)
 	@$(BIN)/python -m training.nano all
 
 soak: $(VENV)/.ready ## twenty minutes of traffic on a local cluster; nothing may grow

@@ -20,8 +20,6 @@ from pipeline.request import SynthesisRequest
 from pipeline.stages.text import check_text
 from pipeline.stored_voices import check_voice_name
 
-# nano ships untrained: an honest program says so before the noise starts
-NANO_NOTICE = "nano has random weights until a trained one ships: this will be noise, not speech."
 OWN_OPTIONS = {
     "text": "TEXT",
     "turns": "--dialogue",
@@ -112,8 +110,6 @@ def say(
     if play_it:
         find_player()
     console = Console(stderr=True)
-    if model == "nano":
-        console.print(NANO_NOTICE, style="yellow", soft_wrap=True)
     local = LocalStore(data)
     with console.status(escape(f"loading {model} ({precision})")):
         bark = Bark.load(

@@ -15,6 +15,7 @@ from typing import Final
 from pipeline.errors import InvalidCheckpoint
 
 NANO: Final = "nano"
+_NANO_FOLDER: Final = Path(__file__).with_name("nano")  # in the wheel; `make nano` writes it
 
 _FORMS = (
     "a model is `nano`, a folder, `owner/name` on the Hugging Face hub (suno/bark-small) or "
@@ -50,9 +51,7 @@ def locate(
             "revisions; leave it out"
         )
     if name == NANO:
-        from pipeline.models.seeded import build_nano
-
-        return build_nano(cache_dir)
+        return _NANO_FOLDER
     if name.startswith("s3://"):
         from pipeline.models.bucket_model import mirror_bucket
 

@@ -1,8 +1,8 @@
 """Checkpoints with random weights from a seed: true shapes, true layouts, no meaning.
 
-For tests, for benchmarks at the published models' sizes, and for `nano` until a trained one
-ships. Scales are chosen so that logits have a spread and the codec's output looks like sound
-(rms between 0.01 and 0.5): every stage does real work, though nobody is heard to speak.
+For tests, and for benchmarks at the published models' sizes. Scales are chosen so that logits
+have a spread and the codec's output looks like sound (rms between 0.01 and 0.5): every stage does
+real work, though nobody is heard to speak.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from pipeline.models.cache import cache_folder, publish_folder
 from pipeline.models.hf_layout import PREFIXES
 from pipeline.models.hf_layout import KeyNames as HFKeyNames
 from pipeline.models.hf_writing import Tensor, write_configs, write_safetensors
@@ -37,21 +36,6 @@ from pipeline.models.word_pieces import small_vocabulary
 from pipeline.spec import BarkSpec
 
 DType = Literal["float32", "float16", "bfloat16"]
-
-# Part of the built folder's name: raise it when the recipe changes.
-_NANO_VERSION = 1
-
-
-def build_nano(cache_dir: Path | None = None) -> Path:
-    """Return the folder of the built-in model, built at first use under the user's cache.
-
-    Its bytes are the same on every machine with the same torch. Two processes may build at once.
-    """
-    root = cache_folder() if cache_dir is None else cache_dir
-    return publish_folder(
-        root / "models" / f"nano-seeded-{_NANO_VERSION}",
-        lambda draft: build_seeded(draft, size="nano", dtype="float16"),
-    )
 
 
 def build_seeded(

@@ -7,14 +7,6 @@ import pytest
 COMMAND = [sys.executable, "-m", "pipeline"]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def nano():
-    """Build nano once, before a test that limits what can be written."""
-    from pipeline.models.locate import locate
-
-    return locate("nano")
-
-
 @pytest.fixture
 def run(tmp_path):
     """Run the command line in an empty folder."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +31,6 @@ def test_say_writes_a_labelled_wav_and_keeps_the_generation(run, tmp_path):
     kept = tmp_path / "bark-data" / "generations" / facts["id"][:2] / facts["id"]
     assert json.loads((kept / "manifest.json").read_text())["seed"] == 7
     assert set(np.load(kept / "tokens.npz")) == {"semantic_prompt", "coarse_prompt", "fine_prompt"}
-    assert "noise" in done.stderr
 
 
 def test_same_seed_gives_the_same_file(run, tmp_path):
@@ -151,9 +151,10 @@ def test_interrupt_in_the_middle_leaves_no_file(tmp_path):
         cwd=tmp_path,
         stderr=subprocess.PIPE,
     )
-    # the notice about nano comes before the model loads; then give it time to be in the middle
-    assert process.stderr.readline()
-    time.sleep(4)
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(4)  # in the middle of it
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors.decode()

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.models.checkpoint import STAGES, open_checkpoint
+from pipeline.models.locate import locate
 from pipeline.models.seeded import build_seeded
 from pipeline.models.sizes import seeded_spec
 
@@ -108,16 +109,11 @@ def test_weights_are_those_that_transformers_loads(hf: Path) -> None:
         )
 
 
-def test_numbers_come_from_the_configs(hf: Path, tmp_path: Path) -> None:
-    build_seeded(tmp_path, size="nano")
-    spec = open_checkpoint(tmp_path).spec
-    assert spec == seeded_spec("nano")
-    assert (spec.semantic.prompt_length, spec.coarse.max_history, spec.fine.window) == (
-        64,
-        240,
-        256,
-    )
-    assert (spec.codebook_size, spec.semantic.pad_id, spec.coarse.infer_id) == (512, 150, 1175)
+def test_numbers_come_from_the_configs(hf: Path) -> None:
+    spec = open_checkpoint(locate("nano")).spec
+    semantic, coarse = spec.semantic, spec.coarse
+    assert (semantic.prompt_length, coarse.max_history, spec.fine.window) == (20, 240, 256)
+    assert (spec.codebook_size, semantic.pad_id, coarse.infer_id) == (512, 2640, 3665)
     assert open_checkpoint(hf).spec == seeded_spec("tiny")
 
 

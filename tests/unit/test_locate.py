@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import pipeline.models
 from pipeline.errors import InvalidCheckpoint
-from pipeline.models import seeded
 from pipeline.models.cache import cache_folder
 from pipeline.models.locate import locate
 
@@ -21,18 +21,10 @@ def test_a_folder_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert locate("~/owner") == tmp_path / "owner"
 
 
-def test_nano_is_built_under_the_users_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stamp(path: Path, **_: object) -> None:
-        (path / "built").touch()
-
-    monkeypatch.setattr(seeded, "build_seeded", stamp)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_nano_comes_with_the_package() -> None:
     path = locate("nano")
-    assert (path / "built").exists()
-    assert tmp_path / "bark-serve" in path.parents
-    assert tmp_path / "other" in locate("nano", cache_dir=tmp_path / "other").parents
+    assert path.parent == Path(pipeline.models.__file__).parent
+    assert (path / "model.safetensors").is_file()
 
 
 def test_cache_folder_is_under_home_without_xdg(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,14 @@ from pipeline.stages.text import TextStage
 from training.nano import trainer
 from training.nano.dataset import Dataset
 from training.nano.gpt import _causal_attention, phased_rows
-from training.nano.gpt_tasks import CoarseTask, FineTask, SemanticTask, lay_out, with_unknown
+from training.nano.gpt_tasks import (
+    CoarseTask,
+    FineTask,
+    SemanticTask,
+    lay_out,
+    nearness,
+    with_unknown,
+)
 from training.nano.phases import NUM_PHASES, phased, places_of_symbols
 from training.nano.pieces import UNKNOWN_ID
 from training.nano.shape import nano_spec
@@ -252,3 +259,12 @@ def test_books_leave_less_and_less() -> None:
         rest -= book[torch.from_numpy(row.astype(np.int64))]
         left.append(float((rest**2).mean()))
     assert all(after < before for before, after in pairwise(left))
+
+
+def test_what_is_near_counts_as_nearly_right() -> None:
+    book = torch.tensor([[0.0, 0.0], [0.1, 0.0], [3.0, 0.0]])
+    near = nearness(torch.stack([book, 10 * book]))
+    torch.testing.assert_close(near.sum(-1), torch.ones(2, 3))
+    assert (near.argmax(-1) == torch.arange(3)).all()
+    assert near[0, 0, 1] > 0.4 > 0.1 > near[0, 0, 2]
+    torch.testing.assert_close(near[0], near[1])  # a book's own scale counts

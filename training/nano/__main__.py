@@ -1,8 +1,9 @@
 """The steps of the recipe, alone or all together.
 
 python -m training.nano all                 # everything, on two cores (`make nano`)
-python -m training.nano semantic            # one step
-python -m training.nano all --steps-scale 0.01 --clips 400 --folder /tmp/rehearsal
+python -m training.nano train semantic      # one step
+python -m training.nano all --rehearsal --steps-scale 0.01 --clips 1000 --texts 10000 \
+    --folder /tmp/rehearsal --target /tmp/rehearsal/nano
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 Target = Annotated[Path, typer.Option(help="The checkpoint's folder.")]
 Folder = Annotated[Path, typer.Option(help="Where everything is kept; a rerun goes on from it.")]
+Rehearsal = Annotated[bool, typer.Option("--rehearsal", help="No voices and scores at the end.")]
 Scale = Annotated[float, typer.Option(help="Multiply every number of training steps.", min=1e-6)]
 
 _FOLDER: Final = Path("runs/nano")
@@ -41,14 +43,13 @@ class Plan:
 
 
 PLANS: Final = {
-    "semantic": Plan(8000, 16),
+    "semantic": Plan(7000, 16),
     "coarse": Plan(7000, 14),
     "fine": Plan(2500, 8),
-    "codec": Plan(11_000, 8),
-    "polish": Plan(1000, 8),
+    "codec": Plan(8000, 8),
 }
 # What runs side by side, one line a core.
-_LANES: Final = (("semantic", "codec", "polish"), ("coarse", "fine"))
+_LANES: Final = (("semantic", "codec", "fine"), ("coarse",))
 
 
 @app.command()
@@ -80,13 +81,12 @@ def texts(folder: Folder = _FOLDER, count: int = _NUM_TEXTS) -> None:
 
 @app.command()
 def train(name: str, folder: Folder = _FOLDER, steps_scale: Scale = 1.0) -> None:
-    """Train one network: codec, polish, semantic, coarse or fine; on one thread."""
+    """Train one network: codec, semantic, coarse or fine; on one thread."""
     import torch
 
     from training.nano.codec_task import CodecTask
     from training.nano.dataset import Dataset
     from training.nano.gpt_tasks import CoarseTask, FineTask, SemanticTask
-    from training.nano.polish_task import PolishTask
     from training.nano.shape import nano_spec
     from training.nano.texts import Texts
     from training.nano.tokens import Index
@@ -108,15 +108,15 @@ def train(name: str, folder: Folder = _FOLDER, steps_scale: Scale = 1.0) -> None
             task = CoarseTask(dataset, states, plan.batch)
         elif name == "fine":
             task = FineTask(dataset, spec, plan.batch)
-        elif name == "codec":
-            task = CodecTask(dataset, spec.codec, plan.batch)
         else:
-            task = PolishTask(dataset, spec.codec, plan.batch, folder / "weights" / "codec.pt")
+            task = CodecTask(dataset, spec.codec, plan.batch)
     run(task, Recipe(max(1, round(plan.steps * steps_scale))), folder / "weights")
 
 
 @app.command()
-def export(folder: Folder = _FOLDER, target: Target = _TARGET, scores: bool = True) -> None:
+def export(
+    folder: Folder = _FOLDER, target: Target = _TARGET, rehearsal: Rehearsal = False
+) -> None:
     """Write the checkpoint, its two voices and its record; print how well it does."""
     from training.nano.evaluation import Judge
     from training.nano.export import export as write
@@ -124,9 +124,10 @@ def export(folder: Folder = _FOLDER, target: Target = _TARGET, scores: bool = Tr
     from training.nano.record import write_record
 
     write(folder, target)
-    judge = Judge()
-    facts: dict[str, object] = {"voices": make_presets(target, judge)}
-    if scores:
+    facts: dict[str, object] = {}
+    if not rehearsal:
+        judge = Judge()
+        facts["voices"] = make_presets(target, judge)
         facts["scores"] = _scores(target, judge, "test", _NUM_JUDGED, "fp32")
     write_record(target, folder, facts)
 
@@ -168,7 +169,7 @@ def everything(
     clips: int = _NUM_CLIPS,
     texts: int = _NUM_TEXTS,
     steps_scale: Scale = 1.0,
-    scores: bool = True,
+    rehearsal: Rehearsal = False,
 ) -> None:
     """Run every step; what an earlier run finished is not done again."""
     began = time.monotonic()
@@ -178,8 +179,8 @@ def everything(
     _run([["texts", *where, "--count", str(texts)]])
     scale = ["--steps-scale", str(steps_scale)]
     _run(*([["train", name, *where, *scale] for name in lane] for lane in _LANES))
-    judged = "--scores" if scores else "--no-scores"
-    _run([["export", *where, "--target", str(target), judged]])
+    last = ["--rehearsal"] if rehearsal else []
+    _run([["export", *where, "--target", str(target), *last]])
     print(f"nano: done in {(time.monotonic() - began) / 60:.0f} minutes: {target}")
 
 

@@ -26,8 +26,9 @@ from training.nano.texts import write_vocabulary
 from training.nano.tokens import Index
 
 # Bark's customary temperature is 0.7 and is nowhere a model's own; nano speaks best colder. Its
-# logits are scaled instead, so that 0.7 is to nano what 0.7 / SHARPNESS was in training.
-SHARPNESS: Final[Mapping[str, float]] = {"semantic": 1.4, "coarse": 1.4}
+# logits are scaled instead, so that 0.7 is to nano what 0.7 / SHARPNESS was in training. The fine
+# model learns flat probabilities (`nearness`), of which all but the best are noise.
+SHARPNESS: Final[Mapping[str, float]] = {"semantic": 2.0, "coarse": 2.0, "fine": 20.0}
 
 State = Mapping[str, torch.Tensor]
 
@@ -68,8 +69,9 @@ def _gpt(run: Path, stage: Stage, spec: BarkSpec, sharpness: float) -> Iterator[
         # It never says a semantic token: zeros, which cost the wheel nothing.
         nothing = head.new_zeros(states * NUM_PHASES, head.shape[1])
         state["head.weight"] = torch.cat([nothing, head[states:]])
-    if "head.weight" in state:
-        state["head.weight"] = state["head.weight"] * sharpness
+    # The fine model's output tables are its input tables: there the last norm is scaled instead.
+    last = "norm_final" if stage == "fine" else "head"
+    state |= {name: sharpness * state[name] for name in state if name.startswith(f"{last}.")}
     if stage == "semantic":
         offset, (_, sources) = spec.semantic.text_offset, pieces()
         table = state["token_embedding.weight"].clone()
@@ -85,9 +87,8 @@ def _gpt(run: Path, stage: Stage, spec: BarkSpec, sharpness: float) -> Iterator[
 
 def _codec(run: Path) -> Iterator[Tensor]:
     """Name the decoder (transformers' names already) and the books, with a plain state each."""
-    for name, value in _weights(run, "polish").items():
-        if name.startswith("decoder."):
-            yield _tensor(f"{PREFIXES['codec']}{name}", value)
+    for name, value in _weights(run, "codec").items():
+        yield _tensor(f"{PREFIXES['codec']}decoder.{name}", value)
     for k, book in enumerate(np.load(run / "tokens" / "books.npy")):
         stem = f"{PREFIXES['codec']}quantizer.layers.{k}.codebook."
         yield _tensor(f"{stem}embed", torch.from_numpy(book))

@@ -1,7 +1,7 @@
 """Where in its text a semantic token is: nano's answer to "two seven seven seven three".
 
 A semantic token is a state of a phoneme and a phase: the place of the word piece being said,
-modulo 10. Without it nothing in what was said tells one "seven" from the next. The coarse model
+modulo 16. Without it nothing in what was said tells one "seven" from the next. The coarse model
 knows states alone.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from training.nano.pieces import pieces
 from training.nano.teacher import NOTE_SYMBOLS
 
-NUM_PHASES: Final = 10
+NUM_PHASES: Final = 16
 _SEPARATORS: Final = (" ", "_")
 # A piece after one of these is said in one breath with the piece before: "don't", "forty-four".
 _JOINERS: Final = "'-"

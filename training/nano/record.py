@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from importlib.metadata import version
@@ -26,6 +27,7 @@ def write_record(folder: Path, run: Path, facts: dict[str, Any]) -> None:
         *_, last = read_log(path)
         networks[path.name.removesuffix(".log.jsonl")] = last
     record = {
+        "weights_sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
         "data": {
             "clips": len(index.texts),
             "hours": round(sum(index.num_frames) / 75 / 3600, 2),
