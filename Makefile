@@ -22,7 +22,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt hatch_build.py $(wildcard pipelin
 venv: $(VENV)/.ready ## set up .venv
 
 demo: $(VENV)/.ready ## turn a sentence into a WAV
-	@$(BIN)/bark-serve say "$(DEMO_TEXT)" -o demo.wav --voice heart --seed 7
+	@$(BIN)/bark-serve say "$(DEMO_TEXT)" -o demo.wav --voice heart --seed 9
 	@! $(BIN)/python -c "import pocketsphinx" 2>/dev/null || $(BIN)/python -m training.nano.recogniser demo.wav
 
 test: $(VENV)/.ready ## run all tests

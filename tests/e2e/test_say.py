@@ -49,7 +49,7 @@ def test_suffix_chooses_the_format(run, tmp_path, suffix):
 def test_generation_becomes_a_voice_that_changes_the_sound(run, tmp_path):
     first = json.loads(run("say", "Hello", "--seed", 1, "--json", *SHORT).stdout)
     run("voices", "from-generation", first["id"], "narrator")
-    assert run("voices", "list").stdout.split() == ["narrator"]
+    assert run("voices", "list").stdout.split() == ["heart", "narrator", "oak"]
     shown = json.loads(run("voices", "show", "narrator", "--json").stdout)
     assert shown["record"]["source"] == f"generation {first['id']}"
     with_voice = json.loads(
@@ -60,7 +60,7 @@ def test_generation_becomes_a_voice_that_changes_the_sound(run, tmp_path):
     path = tmp_path / "bark-data" / "voices" / "narrator.npz"
     run("voices", "add", path, "--name", "copy")
     run("voices", "rm", "narrator")
-    assert run("voices", "list").stdout.split() == ["copy"]
+    assert run("voices", "list").stdout.split() == ["copy", "heart", "oak"]
 
 
 def test_dialogue_and_standard_input(run, tmp_path):
