@@ -54,7 +54,7 @@ _LANES: Final = (("semantic", "codec", "fine"), ("coarse",))
 
 @app.command()
 def clips(folder: Folder = _FOLDER, count: int = _NUM_CLIPS) -> None:
-    """Let the teacher speak (2 minutes on 2 cores)."""
+    """Let the teacher speak (3 minutes on 2 cores)."""
     from training.nano.clips import make_clips
 
     make_clips(folder / "clips", count)
@@ -139,7 +139,7 @@ def evaluate(
     count: Annotated[int, typer.Option(help="Texts of each kind.")] = _NUM_JUDGED,
     precision: str = "fp32",
 ) -> None:
-    """Score a model (1 minute for every 10 texts of each kind); exit 1 if it misses a gate."""
+    """Score a model (100 texts of each kind take 6 minutes); exit 1 if it misses a gate."""
     from training.nano.evaluation import Judge
 
     if _scores(model, Judge(), split, count, precision)["failures"]:

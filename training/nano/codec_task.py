@@ -21,7 +21,7 @@ from training.nano.trainer import Split, Task, autocast, device
 
 _SEGMENT = 64  # frames
 # The start of a segment is not judged: the network has no past there.
-WARM_UP_SAMPLES = 4 * HOP
+_WARM_UP_SAMPLES = 4 * HOP
 _WINDOWS = (256, 512, 1024, 2048)
 
 
@@ -55,7 +55,7 @@ class CodecTask(Task):
         codes, wanted = self._segments(rng, split)
         count = len(self._books) if rng.random() < 0.5 else int(rng.integers(2, len(self._books)))
         made = self._decode(self._latent(codes, count))
-        made, wanted = made[:, WARM_UP_SAMPLES:], wanted[:, WARM_UP_SAMPLES:]
+        made, wanted = made[:, _WARM_UP_SAMPLES:], wanted[:, _WARM_UP_SAMPLES:]
         return *spectral_loss(made, wanted), codes[:, 0].numel()
 
     def _segments(self, rng: np.random.Generator, split: Split) -> tuple[Tensor, Tensor]:
