@@ -18,8 +18,9 @@ from pipeline.stages.coarse import Windows
 from pipeline.stages.semantic import semantic_prompt
 from pipeline.stages.text import TextStage
 from training.nano import trainer
+from training.nano.codec_task import CodecTask
 from training.nano.dataset import Dataset
-from training.nano.gpt import _causal_attention, phased_rows
+from training.nano.gpt import FineGPT, _causal_attention, phased_rows
 from training.nano.gpt_tasks import (
     CoarseTask,
     FineTask,
@@ -259,6 +260,23 @@ def test_books_leave_less_and_less() -> None:
         rest -= book[torch.from_numpy(row.astype(np.int64))]
         left.append(float((rest**2).mean()))
     assert all(after < before for before, after in pairwise(left))
+
+
+def test_completed_codes_keep_the_first_books_and_follow_the_fine_model(folder: Path) -> None:
+    torch.manual_seed(0)
+    task = CodecTask(Dataset(folder), STATES, 2, FineGPT(STATES.fine))
+    codes, _ = task._segments(np.random.default_rng(0), "train")
+    completed = task._completed(codes)
+    assert (completed[:, :2] == codes[:, :2]).all()
+    assert completed.shape == codes.shape
+    assert 0 <= int(completed.min()) <= int(completed.max()) < STATES.codebook_size
+    other = codes.clone()
+    other[:, 2:] = 0  # what the later books were plays no part
+    assert (task._completed(other) == completed).all()
+    loss, _, tokens = task.loss(np.random.default_rng(1), "train")
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert tokens == 2 * 64
+    assert all(p.grad is None for p in task._fine.parameters())
 
 
 def test_what_is_near_counts_as_nearly_right() -> None:

@@ -45,11 +45,11 @@ class Plan:
 PLANS: Final = {
     "semantic": Plan(7000, 16),
     "coarse": Plan(7000, 14),
-    "fine": Plan(2500, 8),
+    "fine": Plan(3500, 8),
     "codec": Plan(8000, 8),
 }
-# What runs side by side, one line a core.
-_LANES: Final = (("semantic", "codec", "fine"), ("coarse",))
+# What runs side by side, one line a core. The codec's decoder learns from the fine model.
+_LANES: Final = (("fine", "codec", "semantic"), ("coarse",))
 
 
 @app.command()
@@ -86,6 +86,7 @@ def train(name: str, folder: Folder = _FOLDER, steps_scale: Scale = 1.0) -> None
 
     from training.nano.codec_task import CodecTask
     from training.nano.dataset import Dataset
+    from training.nano.gpt import FineGPT
     from training.nano.gpt_tasks import CoarseTask, FineTask, SemanticTask
     from training.nano.shape import nano_spec
     from training.nano.texts import Texts
@@ -109,7 +110,9 @@ def train(name: str, folder: Folder = _FOLDER, steps_scale: Scale = 1.0) -> None
         elif name == "fine":
             task = FineTask(dataset, spec, plan.batch)
         else:
-            task = CodecTask(dataset, spec.codec, plan.batch)
+            fine = FineGPT(spec.fine)
+            fine.load_state_dict(torch.load(folder / "weights" / "fine.pt", weights_only=True))
+            task = CodecTask(dataset, spec, plan.batch, fine)
     run(task, Recipe(max(1, round(plan.steps * steps_scale))), folder / "weights")
 
 

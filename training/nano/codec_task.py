@@ -1,5 +1,8 @@
 """What the codec's decoder learns: sound from the sum of codebook entries.
 
+Most of the time the later books are what the fine model makes of the first two, since that is all
+that the decoder will ever be given (decision 23).
+
 Losses on magnitudes alone, at four resolutions: the codes hold no phase, so there is none to be
 right about. transformers' `EncodecDecoder` is the network, so that its names are the checkpoint's.
 """
@@ -14,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.spec import CodecSpec
+from pipeline.spec import BarkSpec
 from training.nano.dataset import Dataset
+from training.nano.gpt import FineGPT
 from training.nano.mel import HOP, filter_bank
 from training.nano.trainer import Split, Task, autocast, device
 
@@ -23,26 +27,30 @@ _SEGMENT = 64  # frames
 # The start of a segment is not judged: the network has no past there.
 _WARM_UP_SAMPLES = 4 * HOP
 _WINDOWS = (256, 512, 1024, 2048)
+# Shares of steps on the first few books alone, and on books that the fine model completed.
+_FEW, _COMPLETED = 0.15, 0.6
 
 
 class CodecTask(Task):
-    """Residual codes → samples; half the time from only the first few books."""
+    """Codes → samples: true ones, only the first few books of them, or completed by `fine`."""
 
     name = "codec"
 
-    def __init__(self, dataset: Dataset, spec: CodecSpec, batch: int) -> None:
+    def __init__(self, dataset: Dataset, spec: BarkSpec, batch: int, fine: FineGPT) -> None:
         from transformers import EncodecConfig
         from transformers.models.encodec.modeling_encodec import EncodecDecoder
 
-        self.dataset, self.batch = dataset, batch
+        self.dataset, self.spec, self.batch = dataset, spec, batch
+        self._fine = fine.to(device()).eval()
+        codec = spec.codec
         self.decoder: nn.Module = EncodecDecoder(
             EncodecConfig(
-                num_filters=spec.num_filters,
-                hidden_size=spec.latent_dim,
-                codebook_dim=spec.codebook_dim,
-                upsampling_ratios=list(spec.upsampling_ratios),
-                num_lstm_layers=spec.num_lstm_layers,
-                num_residual_layers=spec.num_residual_layers,
+                num_filters=codec.num_filters,
+                hidden_size=codec.latent_dim,
+                codebook_dim=codec.codebook_dim,
+                upsampling_ratios=list(codec.upsampling_ratios),
+                num_lstm_layers=codec.num_lstm_layers,
+                num_residual_layers=codec.num_residual_layers,
             )
         )
         self.model = self.decoder
@@ -53,7 +61,11 @@ class CodecTask(Task):
 
     def loss(self, rng: np.random.Generator, split: Split) -> tuple[Tensor, dict[str, float], int]:
         codes, wanted = self._segments(rng, split)
-        count = len(self._books) if rng.random() < 0.5 else int(rng.integers(2, len(self._books)))
+        count, kind = len(self._books), rng.random()
+        if kind < _FEW:
+            count = int(rng.integers(2, count))
+        elif kind < _FEW + _COMPLETED:
+            codes = self._completed(codes)
         made = self._decode(self._latent(codes, count))
         made, wanted = made[:, _WARM_UP_SAMPLES:], wanted[:, _WARM_UP_SAMPLES:]
         return *spectral_loss(made, wanted), codes[:, 0].numel()
@@ -75,6 +87,17 @@ class CodecTask(Task):
             torch.from_numpy(np.stack(codes).astype(np.int64)).to(device()),
             torch.from_numpy(np.stack(samples).astype(np.float32) / 32767).to(device()),
         )
+
+    @torch.no_grad()
+    def _completed(self, codes: Tensor) -> Tensor:
+        """Replace the later books by the fine model's likeliest codes; [B, K, T] as given."""
+        done = codes.transpose(1, 2).clone()  # [B, T, K]
+        for k in range(self.spec.coarse.num_codebooks, done.shape[2]):
+            done[..., k] = self.spec.fine_pad_id
+            with autocast():
+                logits = self._fine(done[..., : k + 1], k)
+            done[..., k] = logits[..., : self.spec.codebook_size].argmax(-1)
+        return done.transpose(1, 2)
 
     def _latent(self, codes: Tensor, count: int) -> Tensor:
         """Return the sum of the first entries, [B, C, F]."""
