@@ -20,13 +20,13 @@ from deployments.config import INGRESS, STAGES
 from deployments.serve_file import check_serve_config, load_serve_file
 from deployments.up import Cluster
 from pipeline.bench.child import note
+from pipeline.bench.ours import IDLE_REQUESTS
 from pipeline.bench.workload import Work, text
 from pipeline.errors import EngineFailed
 
 Json = dict[str, Any]
 _FILE = Path(__file__).parent.parent / "serve_config.yaml"
 _SPEECH = "/v1/audio/speech"
-_IDLE_REQUESTS = 15
 _FIRST_REQUESTS = 5
 _REFUSALS = 20
 _MINUTE_SENTENCES = 24  # of 2.5 s
@@ -47,8 +47,8 @@ def overhead(
     """Measure N different requests at once over HTTP, for each N; and what else serving costs.
 
     Returns:
-        `levels`: N → total_s, audio_s_per_s. `idle_added_s`: the median, over short requests
-        alone, of what the client waited beyond the seconds that the stages had the device.
+        `levels`: N → total_s, audio_s_per_s. `idle_s`: what a client waits for a request as
+        long as `warm_up`, alone; the median.
         `first_audio_s`: of a streamed text of a minute; `first_sentence_s`: of its first sentence
         as a request of its own; both alone, and medians. `refused_s`: the slowest answer to
         requests beyond the queue, with all slots at work.
@@ -91,15 +91,14 @@ def _measure(client: httpx.Client, work: Work, warm_up: Work, levels: list[int])
             rate = level * work.seconds / total_s
             found[str(level)] = {"total_s": total_s, "audio_s_per_s": rate}
             note(f"{level} at once over HTTP: {rate:.2f} s of sound a second")
-    added = []
-    for number in range(_IDLE_REQUESTS):
+    idle = []
+    for number in range(IDLE_REQUESTS):
         began = time.perf_counter()
-        answer = post(number, warm_up)
-        waited_s = time.perf_counter() - began
-        added.append(waited_s - _device_s(answer.headers["Server-Timing"]))
+        post(number, warm_up)
+        idle.append(time.perf_counter() - began)
     return {
         "levels": found,
-        "idle_added_s": median(added),
+        "idle_s": median(idle),
         **_first_audio(client, warm_up),
         "refused_s": _refused_s(client, max(levels), work),
     }
@@ -152,13 +151,6 @@ def _body(number: int, said: str, work: Work) -> Json:
         "response_format": "pcm",
         "semantic": work.semantic_fields,
     }
-
-
-def _device_s(server_timing: str) -> float:
-    """Add up the stages' own seconds in a `Server-Timing` header."""
-    entries = dict(entry.split(";dur=") for entry in server_timing.split(", "))
-    stages = ("semantic", "coarse", "fine", "codec")
-    return sum(float(entries[stage]) for stage in stages) / 1000
 
 
 def _config(port: int, args: Json) -> Json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from pipeline.bench.machine import peak_memory_bytes
 from pipeline.bench.workload import Work, decode_step_bytes, text
 from pipeline.clip import Clip
 from pipeline.errors import EngineFailed
+
+IDLE_REQUESTS = 15  # of which the median is taken
 
 
 class StageClock:
@@ -82,7 +84,12 @@ def concurrent(
     warm_up: Json,
     levels: list[int],
 ) -> Json:
-    """Measure N different requests at once, for each N; return N → figures, and the peaks."""
+    """Measure N different requests at once, for each N, and short ones alone.
+
+    Returns:
+        `levels`: N → figures; `idle_s`: the median of `IDLE_REQUESTS` requests as long as
+        `warm_up`, one after the other; the peaks.
+    """
     clip_work, found = Work(**work), {}
     with Bark.load(path, device=device, precision=precision, backend=backend, slots=slots) as bark:
         note("warming up")
@@ -96,7 +103,14 @@ def concurrent(
                 _check(clip, clip_work)
             found[str(level)] = _many(clips, clip_work, total_s)
             note(f"{level} at once: {found[str(level)]['audio_s_per_s']:.2f} s of sound a second")
-    return {"levels": found, **_peaks()}
+        idle = [_alone_s(bark, number, Work(**warm_up)) for number in range(IDLE_REQUESTS)]
+    return {"levels": found, "idle_s": median(idle), **_peaks()}
+
+
+def _alone_s(bark: Bark, number: int, work: Work) -> float:
+    began = time.perf_counter()
+    _clip(bark, number, work)
+    return time.perf_counter() - began
 
 
 def _request(number: int, work: Work) -> dict[str, Any]:

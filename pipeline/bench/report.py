@@ -57,7 +57,7 @@ def sheets(report: Json, *, profile: bool = False) -> Iterator[Sheet]:
             )
             for level, run in report["serve"]["levels"].items()
         ]
-        title = f"over HTTP; a request alone waits {added_ms:.0f} ms beyond its stages' own time"
+        title = f"over HTTP; a short request alone takes {added_ms:.0f} ms more than in one process"
         yield Sheet(title, SERVE_COLUMNS, served)
     if profile:
         for precision, run in report["ours"].items():

@@ -109,6 +109,7 @@ def measure(settings: Settings, child: Child, note: Note) -> Json:
         disturbed["serve"] = serve.pop("others_busy_cores")
         for level, run in serve["levels"].items():
             run["of_engine"] = run["audio_s_per_s"] / concurrency[level]["audio_s_per_s"]
+        serve["idle_added_s"] = serve["idle_s"] - together["idle_s"]
     baseline = None
     if settings.transformers:
         precision = settings.transformers_precision
