@@ -30,7 +30,7 @@ from pipeline.errors import InvalidRequest, InvalidVoice, StoreUnavailable, Voic
 from pipeline.file_formats import pack_arrays
 from pipeline.payloads import HistoryPrompt
 from pipeline.spec import BarkSpec
-from pipeline.store import replace_file
+from pipeline.store.local import replace_file
 from pipeline.stored_voices import check_voice_name
 
 # The presets that Suno published, by the names that its code accepts.

@@ -13,7 +13,7 @@ from pipeline.cli import options
 from pipeline.cli.output import check_writable
 from pipeline.errors import InvalidRequest
 from pipeline.spec import PRECISIONS
-from pipeline.store import replace_file
+from pipeline.store.local import replace_file
 
 TABLE_WIDTH = 130  # where standard output is no terminal
 

@@ -117,7 +117,7 @@ def _model(model: str) -> str:
 
 
 def _store(data: Path) -> str:
-    from pipeline.store import LocalStore
+    from pipeline.store.local import LocalStore
 
     if not data.exists():
         return f"{data.absolute()} (made at first use)"

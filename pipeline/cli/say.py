@@ -85,7 +85,7 @@ def say(
     from pipeline.audio import SyntheticLabel, change_speed, encode, find_format, resample
     from pipeline.bark import Bark
     from pipeline.generations import Generations
-    from pipeline.store import LocalStore, replace_file
+    from pipeline.store.local import LocalStore, replace_file
     from pipeline.stored_voices import Voices
 
     fields = _fields(text, dialogue, chained, settings or [])

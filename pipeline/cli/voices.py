@@ -57,7 +57,7 @@ def show(
 
     Example: bark-serve voices show v2/en_speaker_6 --model suno/bark
     """
-    from pipeline.store import LocalStore
+    from pipeline.store.local import LocalStore
     from pipeline.stored_voices import Voices
     from pipeline.voices import read_voice, voice_digest
 
@@ -91,7 +91,7 @@ def add(
 
     Example: bark-serve voices add my_voice.npz --name narrator
     """
-    from pipeline.store import LocalStore
+    from pipeline.store.local import LocalStore
     from pipeline.stored_voices import Voices
     from pipeline.voices import read_voice
 
@@ -115,7 +115,7 @@ def from_generation(
     Example: bark-serve voices from-generation 4f1c… narrator
     """
     from pipeline.generations import Generations
-    from pipeline.store import LocalStore
+    from pipeline.store.local import LocalStore
     from pipeline.stored_voices import Voices
     from pipeline.voices import read_voice
 
@@ -134,7 +134,7 @@ def remove(name: Name, data: options.DataFolder = options.DEFAULT_DATA) -> None:
 
     Example: bark-serve voices rm narrator
     """
-    from pipeline.store import LocalStore
+    from pipeline.store.local import LocalStore
     from pipeline.stored_voices import Voices
 
     if not Voices(LocalStore(data)).remove(name):

@@ -1,56 +1,27 @@
-"""Bytes under keys: what an object store can promise, and a folder that fulfils it.
-
-`Store` asks for whole objects, a conditional create and listing by prefix, so that S3 can stand
-behind the same names. Knows nothing of what is kept: `generations.py` and `stored_voices.py` do.
-"""
+"""A store in a folder: links and renames decide, as conditional writes do on S3."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
-import re
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-from pipeline.errors import InvalidRequest, StoreUnavailable
+from filelock import FileLock
 
-# A part of a key: never hidden, never "..", fit for every file system and URL.
-_PART = r"[A-Za-z0-9_][A-Za-z0-9._=@+-]{0,199}"
-_KEY = re.compile(rf"{_PART}(?:/{_PART})*")
+from pipeline.errors import StoreUnavailable
+from pipeline.store.contract import KEY, Versioned, check_key
+
 # An unfinished write this old belongs to a process that died.
 _STALE_S: Final = 24 * 3600.0
-
-
-class Store(Protocol):
-    """Bytes under keys such as `jobs/7.json`. Safe to share between threads and processes.
-
-    Every method raises StoreUnavailable where the medium fails, and InvalidRequest for a key
-    that is none. An object is there as a whole or not at all.
-    """
-
-    def get(self, key: str) -> bytes | None:
-        """Return the object, None if there is none."""
-        ...
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Create the object; of many who try at once, one gets True, and its bytes stay."""
-        ...
-
-    def put(self, key: str, data: bytes) -> None:
-        """Create or replace the object."""
-        ...
-
-    def delete(self, key: str) -> bool:
-        """Remove the object; False if there was none."""
-        ...
-
-    def list(self, prefix: str = "") -> list[str]:
-        """Return every key that begins so, sorted."""
-        ...
+# So many replacements, of different objects, may go on at once.
+_NUM_LOCKS: Final = 64
 
 
 class LocalStore:
@@ -73,6 +44,25 @@ class LocalStore:
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 return None
 
+    def get_versioned(self, key: str) -> Versioned | None:
+        data = self.get(key)
+        return None if data is None else Versioned(data, _version(data))
+
+    def size(self, key: str) -> int | None:
+        path = self.path(key)
+        with _explained("read", path):
+            return path.stat().st_size if path.is_file() else None
+
+    def read(self, key: str, start: int, stop: int) -> bytes | None:
+        path = self.path(key)
+        with _explained("read", path):
+            try:
+                with path.open("rb") as file:
+                    file.seek(start)
+                    return file.read(stop - start)
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                return None
+
     def put_if_absent(self, key: str, data: bytes) -> bool:
         path = self.path(key)
         if path.exists():
@@ -81,6 +71,15 @@ class LocalStore:
 
     def put(self, key: str, data: bytes) -> None:
         self._write(self.path(key), data, _replace)
+
+    def replace(self, key: str, data: bytes, version: str) -> str | None:
+        path = self.path(key)
+        with self._locked(key):
+            old = self.get(key)
+            if old is None or _version(old) != version:
+                return None
+            self._write(path, data, _replace)
+            return _version(data)
 
     def delete(self, key: str) -> bool:
         path = self.path(key)
@@ -95,9 +94,13 @@ class LocalStore:
     def list(self, prefix: str = "") -> list[str]:
         folder, _, _ = prefix.rpartition("/")
         if folder:
-            _check_key(folder)
+            check_key(folder)
         with _explained("list", self.root / folder):
             return sorted(key for key in self._walk(folder) if key.startswith(prefix))
+
+    def link(self, key: str, *, expires_s: int, media_type: str, file_name: str) -> None:
+        del expires_s, media_type, file_name  # a folder has no addresses
+        check_key(key)
 
     def path(self, key: str) -> Path:
         """Return where an object lies, or would lie.
@@ -105,7 +108,7 @@ class LocalStore:
         Raises:
             InvalidRequest: the key would leave the store.
         """
-        return self.root / _check_key(key)
+        return self.root / check_key(key)
 
     def _walk(self, folder: str) -> Iterator[str]:
         try:
@@ -113,13 +116,23 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return
         for entry in entries:
-            if not _KEY.fullmatch(entry.name):
-                continue  # ours are `.tmp` and `.lock`
+            if not KEY.fullmatch(entry.name):
+                continue  # ours begin with a dot
             key = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir():
                 yield from self._walk(key)
             else:
                 yield key
+
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        """Let nobody else replace this object meanwhile; ends with the process."""
+        folder = self.root / ".locks"
+        place = folder / f"{zlib.crc32(key.encode()) % _NUM_LOCKS:02x}"
+        with _explained("lock", place):
+            _make_folders(folder)
+            with FileLock(place):
+                yield
 
     def _write(self, path: Path, data: bytes, publish: Callable[[Path, Path], bool]) -> bool:
         with _explained("write", path):
@@ -165,16 +178,17 @@ def _link(draft: Path, path: Path) -> bool:
 
 def _replace_unless_there(draft: Path, path: Path) -> bool:
     """Do what `_link` does where a file system has no hard links (exFAT, some network drives)."""
-    import fcntl  # not on Windows, whose usual file system has hard links
-
-    with (draft.parent.parent / ".lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process
+    with FileLock(draft.parent.parent / ".lock"):
         return not path.exists() and _replace(draft, path)
 
 
 def _replace(draft: Path, path: Path) -> bool:
     os.replace(draft, path)
     return True
+
+
+def _version(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _make_folders(folder: Path) -> None:
@@ -200,12 +214,6 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _check_key(key: str) -> str:
-    if len(key) > 1000 or not _KEY.fullmatch(key):
-        raise InvalidRequest(f"{key[:100]!r} is no key of a store")
-    return key
 
 
 @contextmanager

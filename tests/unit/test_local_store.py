@@ -14,7 +14,8 @@ import pytest
 
 from pipeline.errors import InvalidRequest, StoreUnavailable
 from pipeline.generations import Generations
-from pipeline.store import LocalStore, Store, replace_file
+from pipeline.store import Store
+from pipeline.store.local import LocalStore, replace_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +32,7 @@ def files(store: LocalStore) -> list[str]:
 
 def python(code: str, *args: object) -> subprocess.Popen[str]:
     """Start a process that has imported the store."""
-    code = f"import os, sys, time\nfrom pipeline.store import LocalStore\n{code}"
+    code = f"import os, sys, time\nfrom pipeline.store.local import LocalStore\n{code}"
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, args)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -208,7 +209,7 @@ def test_every_operation_names_path_and_reason(
     monkeypatch.setattr(Path, "unlink", denied)
     with pytest.raises(StoreUnavailable, match=r"can not delete .*/a: Permission denied"):
         store.delete("a")
-    monkeypatch.setattr("pipeline.store.os.scandir", denied)
+    monkeypatch.setattr("pipeline.store.local.os.scandir", denied)
     with pytest.raises(StoreUnavailable, match=r"can not list .*: Permission denied"):
         store.list()
 
@@ -222,7 +223,7 @@ def test_replaced_file_survives_a_failed_write(
     def full(*_args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("pipeline.store.os.fsync", full)
+    monkeypatch.setattr("pipeline.store.local.os.fsync", full)
     with pytest.raises(StoreUnavailable, match=r"No space left on device \(ENOSPC\)"):
         replace_file(path, b"new")
     assert path.read_bytes() == b"old"

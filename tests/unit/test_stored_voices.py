@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import InvalidRequest, VoiceNotFound
 from pipeline.payloads import HistoryPrompt
-from pipeline.store import LocalStore
+from pipeline.store.local import LocalStore
 from pipeline.stored_voices import Voices
 
 

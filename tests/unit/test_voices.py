@@ -17,7 +17,7 @@ import pytest
 from pipeline.errors import InvalidRequest, InvalidVoice, StoreUnavailable, VoiceNotFound
 from pipeline.payloads import HistoryPrompt
 from pipeline.spec import BarkSpec
-from pipeline.store import LocalStore
+from pipeline.store.local import LocalStore
 from pipeline.stored_voices import Voices
 from pipeline.voices import (
     MAX_PRESET_BYTES,
