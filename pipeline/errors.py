@@ -5,14 +5,17 @@ BarkError
 ├─ InvalidRequest            the caller can mend the request
 │  ├─ TextTooLong
 │  ├─ UnsupportedFormat
+│  ├─ IdempotencyKeyReused
 │  └─ InvalidVoice
 ├─ VoiceNotFound
+├─ GenerationNotFound
 ├─ InvalidCheckpoint         the model's files are missing, broken or foreign
 ├─ Overloaded                try again later
 ├─ DeadlineExceeded
 ├─ Cancelled
 ├─ ModelChanged              a segment's tokens belong to a model that is no longer here
 ├─ StoreUnavailable
+├─ LeaseLost                 a job belongs to another worker by now
 └─ EngineFailed              ours: the engine can not go on
 ```
 
@@ -55,6 +58,12 @@ class UnsupportedFormat(InvalidRequest):
     code = "unsupported_format"
 
 
+class IdempotencyKeyReused(InvalidRequest):
+    """The same Idempotency-Key came with another request."""
+
+    code = "idempotency_key_reused"
+
+
 class InvalidVoice(InvalidRequest):
     """A voice preset was found, but its arrays are not a valid history prompt."""
 
@@ -65,6 +74,12 @@ class VoiceNotFound(BarkError):
     """No voice preset has this name or path."""
 
     code = "voice_not_found"
+
+
+class GenerationNotFound(BarkError):
+    """No generation or job has this id, or it has been forgotten."""
+
+    code = "generation_not_found"
 
 
 class InvalidCheckpoint(BarkError):
@@ -105,6 +120,12 @@ class StoreUnavailable(BarkError):
     """The store of voices and outputs does not answer, or can not be written."""
 
     code = "store_unavailable"
+
+
+class LeaseLost(BarkError):
+    """The job belongs to another worker by now, or was cancelled: stop working on it."""
+
+    code = "lease_lost"
 
 
 class EngineFailed(BarkError):
