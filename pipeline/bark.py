@@ -43,6 +43,9 @@ from pipeline.request import (
 from pipeline.spec import NUMERICS_VERSION, PRECISIONS, BarkSpec, Precision
 from pipeline.stages.decoding import Call
 from pipeline.stages.text import read_vocab
+from pipeline.store import Store
+from pipeline.store.local import LocalStore
+from pipeline.stored_voices import Voices
 from pipeline.synthesis import Progress, SegmentResult, synthesize
 from pipeline.voices import VoiceLibrary, read_voice, voice_digest
 
@@ -82,6 +85,7 @@ class Bark:
         revision: str | None = None,
         tokenizer: str | Path | None = None,
         voice_folders: Sequence[Path] = (),
+        store: Store | None = None,
     ) -> Bark:
         """Load a model.
 
@@ -95,6 +99,7 @@ class Bark:
             revision: of a hub model: a branch, tag or commit.
             tokenizer: a vocab.txt or tokenizer.json, for a checkpoint that has none.
             voice_folders: further folders of presets, before the checkpoint's own.
+            store: a store with more of them.
 
         Raises:
             InvalidRequest: an option that does not exist here.
@@ -115,7 +120,7 @@ class Bark:
             num_slots=slots,
             tokenizer=None if tokenizer is None else Path(tokenizer),
         )
-        library = voice_library(str(model), checkpoint, voice_folders)
+        library = voice_library(str(model), checkpoint, voice_folders, store)
         return cls(checkpoint, stages, library, where, precision, str(model))
 
     @property
@@ -363,10 +368,24 @@ class Bark:
         self.close()
 
 
-def voice_library(model: str, checkpoint: Checkpoint, folders: Sequence[Path] = ()) -> VoiceLibrary:
-    """Return the presets of these folders and of the model, those on the hub among them."""
-    own = [] if checkpoint.voices_path is None else [checkpoint.voices_path]
-    return VoiceLibrary([*folders, *own], fetch=preset_fetcher(model, checkpoint.path))
+def voice_library(
+    model: str,
+    checkpoint: Checkpoint,
+    folders: Sequence[Path] = (),
+    store: Store | None = None,
+) -> VoiceLibrary:
+    """Return the presets of these folders, of the model (those on the hub among them), of a store.
+
+    In a store that is a folder, presets come before the model's own, in a bucket after them.
+    """
+    roots, stored = list(folders), None
+    if isinstance(store, LocalStore):
+        roots.append(store.root / "voices")
+    elif store is not None:
+        stored = Voices(store)
+    if checkpoint.voices_path is not None:
+        roots.append(checkpoint.voices_path)
+    return VoiceLibrary(roots, stored=stored, fetch=preset_fetcher(model, checkpoint.path))
 
 
 def _call(seed: int | None) -> Call:

@@ -48,14 +48,14 @@ class Generations:
         """
         if not _FORMAT.fullmatch(audio_format):
             raise InvalidRequest(f"{audio_format!r} is no audio format")
-        folder = self._folder(generation_id)
+        folder = _folder(generation_id)
         stored = self.load_manifest(generation_id)
         if stored is not None:
             return stored
-        audio_key = f"{folder}/audio.{audio_format}"
-        if not self._store.put_if_absent(audio_key, audio):
+        place = audio_key(generation_id, audio_format)
+        if not self._store.put_if_absent(place, audio):
             # Of a writer that was killed, or is a moment ahead: the manifest must describe it.
-            audio = self._store.get(audio_key) or audio
+            audio = self._store.get(place) or audio
         self._store.put_if_absent(f"{folder}/tokens.npz", pack_arrays(tokens))
         ours = {
             **manifest,
@@ -69,7 +69,7 @@ class Generations:
 
     def load_manifest(self, generation_id: str) -> dict[str, Any] | None:
         """Return the manifest; None if there is no such generation, or none that is complete."""
-        key = f"{self._folder(generation_id)}/manifest.json"
+        key = f"{_folder(generation_id)}/manifest.json"
         data = self._store.get(key)
         return None if data is None else unpack_json(data, key)
 
@@ -77,7 +77,7 @@ class Generations:
         """Return the arrays that were saved; None as for `load_manifest`."""
         if self.load_manifest(generation_id) is None:
             return None
-        key = f"{self._folder(generation_id)}/tokens.npz"
+        key = f"{_folder(generation_id)}/tokens.npz"
         data = self._store.get(key)
         return None if data is None else unpack_arrays(data, key)
 
@@ -86,11 +86,11 @@ class Generations:
         manifest = self.load_manifest(generation_id)
         if manifest is None:
             return None
-        return self._store.get(f"{self._folder(generation_id)}/audio.{manifest['format']}")
+        return self._store.get(audio_key(generation_id, manifest["format"]))
 
     def delete(self, generation_id: str) -> bool:
         """Remove a generation; False if there was none."""
-        folder = self._folder(generation_id)
+        folder = _folder(generation_id)
         was_there = self._store.delete(f"{folder}/manifest.json")
         for key in self._store.list(f"{folder}/"):
             self._store.delete(key)
@@ -101,8 +101,13 @@ class Generations:
         keys = self._store.list("generations/")
         return [key.split("/")[-2] for key in keys if key.endswith("/manifest.json")]
 
-    @staticmethod
-    def _folder(generation_id: str) -> str:
-        if not _GENERATION_ID.fullmatch(generation_id):
-            raise InvalidRequest(f"{generation_id[:100]!r} is no generation id")
-        return f"generations/{generation_id[:2]}/{generation_id}"
+
+def audio_key(generation_id: str, audio_format: str) -> str:
+    """Return where the sound of a generation lies in a store."""
+    return f"{_folder(generation_id)}/audio.{audio_format}"
+
+
+def _folder(generation_id: str) -> str:
+    if not _GENERATION_ID.fullmatch(generation_id):
+        raise InvalidRequest(f"{generation_id[:100]!r} is no generation id")
+    return f"generations/{generation_id[:2]}/{generation_id}"

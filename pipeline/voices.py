@@ -14,6 +14,7 @@ import difflib
 import hashlib
 import io
 import json
+import logging
 import math
 import threading
 import zipfile
@@ -31,7 +32,9 @@ from pipeline.file_formats import pack_arrays
 from pipeline.payloads import HistoryPrompt
 from pipeline.spec import BarkSpec
 from pipeline.store.local import replace_file
-from pipeline.stored_voices import check_voice_name
+from pipeline.stored_voices import Voices, check_voice_name
+
+log = logging.getLogger(__name__)
 
 # The presets that Suno published, by the names that its code accepts.
 SUNO_LANGUAGES: Final = (
@@ -184,6 +187,9 @@ class VoiceLibrary:
             appear, change or be missing at any time.
         fetch: brings one of Suno's presets, which is on no root, onto this machine: name → its
             .npz, or a folder like those of `roots`. Asked for published names only.
+        stored: presets in a bucket, looked for after `roots`, so that a name which the model
+            itself has is found while the bucket is away. Each time its record is asked for, which
+            is small, and the arrays only where they are not in memory by their digest.
         max_cached: presets that stay in memory; a changed file is read again.
     """
 
@@ -191,17 +197,23 @@ class VoiceLibrary:
         self,
         roots: Sequence[Path] = (),
         *,
+        stored: Voices | None = None,
         fetch: Callable[[str], Path] | None = None,
         max_cached: int = 256,
     ) -> None:
         self.roots = tuple(Path(root) for root in roots)
-        self._fetch = fetch
+        self._stored, self._fetch = stored, fetch
+        self._digests: dict[str, str] = {}  # of presets in the bucket, when last heard of
         self._max_cached = max_cached
         self._cache: OrderedDict[tuple[object, ...], HistoryPrompt] = OrderedDict()
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
-        """Return every name that `get` knows, sorted."""
+        """Return every name that `get` knows, sorted.
+
+        Raises:
+            StoreUnavailable: the bucket does not answer.
+        """
         found: set[str] = set(SUNO_PRESETS if self._fetch is not None else ())
         for root in self.roots:
             if index := _read_index(root):
@@ -210,6 +222,8 @@ class VoiceLibrary:
             for pattern in ("*.npz", "*/*.npz"):
                 for path in root.glob(pattern):
                     found.add(path.relative_to(root).as_posix().removesuffix(".npz"))
+        if self._stored is not None:
+            found |= set(self._stored.list())
         return sorted(name for name in found if _is_name(name))
 
     def get(self, name: str) -> HistoryPrompt:
@@ -222,11 +236,14 @@ class VoiceLibrary:
             VoiceNotFound: none of this name; says which are close.
             InvalidVoice: there is one, but it is broken.
             InvalidRequest: no name at all.
+            StoreUnavailable: only the bucket can know it, and does not answer.
         """
         check_voice_name(name)
         for root in self.roots:
             if paths := _locate(root, name):
                 return self._read(paths)
+        if self._stored is not None and (prompt := self._read_stored(name, self._stored)):
+            return prompt
         if self._fetch is not None and name in SUNO_PRESETS:
             fetched = self._fetch(name)
             if paths := [fetched] if fetched.suffix == ".npz" else _locate(fetched, name):
@@ -243,16 +260,58 @@ class VoiceLibrary:
             )
         )
 
+    def is_at_hand(self, name: str) -> bool:
+        """Say whether a preset is found without asking a bucket."""
+        check_voice_name(name)
+        return any(_locate(root, name) for root in self.roots)
+
+    def _read_stored(self, name: str, stored: Voices) -> HistoryPrompt | None:
+        try:
+            record = stored.show(name)
+            if record is None:
+                self._digests.pop(name, None)
+                return None
+            digest = str(record.get("digest", ""))
+            prompt = self._cached((digest,))
+            if prompt is None:
+                prompt = voice_from_bytes(stored.read(name))
+                if digest and voice_digest(prompt) != digest:
+                    raise InvalidVoice(
+                        f"the voice {name!r} in the store is not what its record says"
+                    )
+                if digest:
+                    self._keep((digest,), prompt)
+        except VoiceNotFound:
+            return None  # removed in between
+        except StoreUnavailable as error:
+            prompt = self._cached((self._digests.get(name, ""),))
+            if prompt is None:
+                raise
+            log.warning("voice %s as it was last: %s", name, error)
+            return prompt
+        self._digests[name] = digest
+        return prompt
+
+    def _cached(self, key: tuple[object, ...]) -> HistoryPrompt | None:
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+            return self._cache.get(key)
+
+    def _keep(self, key: tuple[object, ...], prompt: HistoryPrompt) -> None:
+        with self._lock:
+            self._cache[key] = prompt
+            while len(self._cache) > self._max_cached:
+                self._cache.popitem(last=False)
+
     def _read(self, paths: list[Path]) -> HistoryPrompt:
         try:
             facts = [path.stat() for path in paths]
         except OSError as error:
             raise StoreUnavailable(f"can not read {paths[0]}: {error.strerror}") from error
         key = tuple((str(p), f.st_mtime_ns, f.st_size) for p, f in zip(paths, facts, strict=True))
-        with self._lock:
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                return self._cache[key]
+        if (kept := self._cached(key)) is not None:
+            return kept
         if len(paths) == 1:
             prompt = voice_from_bytes(_read_file(paths[0]))
         else:
@@ -262,10 +321,7 @@ class VoiceLibrary:
                     for name, path in zip(_CANONICAL, paths, strict=True)
                 }
             )
-        with self._lock:
-            self._cache[key] = prompt
-            while len(self._cache) > self._max_cached:
-                self._cache.popitem(last=False)
+        self._keep(key, prompt)
         return prompt
 
 

@@ -9,14 +9,13 @@ import platform
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from pipeline.cli import options
-from pipeline.errors import BarkError
+from pipeline.errors import BarkError, StoreUnavailable
 
 State = Literal["ok", "absent", "failed"]
 MARKS = {"ok": "[green]✓[/]", "absent": "[yellow]–[/]", "failed": "[red]✗[/]"}
@@ -33,7 +32,7 @@ class Finding:
 
 def doctor(
     model: options.Model = "nano",
-    data: options.DataFolder = options.DEFAULT_DATA,
+    data: options.Data = options.DEFAULT_DATA,
     speak: Annotated[bool, typer.Option(help="Also run one short request.")] = True,
     as_json: options.AsJson = False,
 ) -> None:
@@ -53,7 +52,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _examine(model: str, data: Path, speak: bool) -> Iterator[Finding]:
+def _examine(model: str, data: str, speak: bool) -> Iterator[Finding]:
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
     yield _try("torch", _torch)
     yield _native()
@@ -61,7 +60,7 @@ def _examine(model: str, data: Path, speak: bool) -> Iterator[Finding]:
     found = _try("model", lambda: _model(model))
     yield found
     yield _try("store", lambda: _store(data))
-    yield _optional("ray", "the service (to come)")
+    yield _optional("ray", "the service")
     yield _optional("opentelemetry.sdk", "exporting traces (to come)")
     if speak and found.state == "ok":
         for precision in ("fp32", "bf16", "int8"):
@@ -116,15 +115,17 @@ def _model(model: str) -> str:
     return f"{model} at {path}, {checkpoint.layout} layout, digest {checkpoint.digest[:12]}"
 
 
-def _store(data: Path) -> str:
+def _store(data: str) -> str:
+    from pipeline.store import open_store
     from pipeline.store.local import LocalStore
 
-    if not data.exists():
-        return f"{data.absolute()} (made at first use)"
-    store, key = LocalStore(data), f"jobs/doctor-{uuid.uuid4().hex}.json"
-    store.put(key, b"{}")
+    store, key = open_store(data), f"doctor/{uuid.uuid4().hex}"
+    if isinstance(store, LocalStore) and store.is_writable and not store.root.exists():
+        return f"{store.root.absolute()} (made at first use)"
+    if not store.put_if_absent(key, b"1") or store.put_if_absent(key, b"2"):
+        raise StoreUnavailable(f"{data} does not keep its promise of conditional writes")
     store.delete(key)
-    return f"{data.absolute()} can be written"
+    return f"{data} can be written, and decides races"
 
 
 def _optional(package: str, used_for: str) -> Finding:

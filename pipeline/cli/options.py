@@ -24,9 +24,10 @@ PrecisionName = Annotated[
     str, typer.Option("--precision", "-p", help="fp32 (reference), bf16 or int8.")
 ]
 Backend = Annotated[str, typer.Option(help="native, torch or auto.")]
-DataFolder = Annotated[
-    Path, typer.Option("--data", help="The store: voices and generations.", show_default=True)
+Data = Annotated[
+    str,
+    typer.Option("--data", help="The store of voices and generations: a folder or s3://bucket."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
-DEFAULT_DATA = Path("bark-data")
+DEFAULT_DATA = "bark-data"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from pipeline.errors import InvalidRequest, StoreUnavailable
@@ -45,6 +46,9 @@ def find_player() -> tuple[str, ...]:
     raise InvalidRequest(f"--play found no player; install one of {names}.")
 
 
-def play(path: Path) -> None:
-    """Play a file."""
-    subprocess.run([*find_player(), str(path)], check=False)
+def play(sound: bytes, suffix: str) -> None:
+    """Play an audio file's bytes; `suffix` says of which format."""
+    with tempfile.NamedTemporaryFile(suffix=suffix) as file:
+        file.write(sound)
+        file.flush()
+        subprocess.run([*find_player(), file.name], check=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,7 +74,7 @@ def say(
     save_voice: Annotated[
         str | None, typer.Option(help="Keep this generation as a voice preset of that name.")
     ] = None,
-    data: options.DataFolder = options.DEFAULT_DATA,
+    data: options.Data = options.DEFAULT_DATA,
     store: Annotated[
         bool, typer.Option(help="Keep sound, tokens and manifest in the store.")
     ] = True,
@@ -84,9 +83,11 @@ def say(
 ) -> None:
     from pipeline.audio import SyntheticLabel, change_speed, encode, find_format, resample
     from pipeline.bark import Bark
-    from pipeline.generations import Generations
+    from pipeline.generations import Generations, audio_key
+    from pipeline.store import open_store
     from pipeline.store.local import LocalStore, replace_file
     from pipeline.stored_voices import Voices
+    from pipeline.voice_records import voice_record
 
     fields = _fields(text, dialogue, chained, settings or [])
     fields["seed"] = seed
@@ -101,7 +102,8 @@ def say(
         raise InvalidRequest("--speed, --sample-rate and --format need a file: give -o FILE.")
     if output is not None:
         check_writable(output)
-    if store and data.exists() and not os.access(data, os.W_OK):
+    kept_in = open_store(data)
+    if store and isinstance(kept_in, LocalStore) and not kept_in.is_writable:
         raise StoreUnavailable(f"can not write in {data}; give another --data, or --no-store.")
     if voice is not None and voice.endswith(".npz") and not Path(voice).is_file():
         raise VoiceNotFound(f"there is no file {voice}.")
@@ -110,7 +112,6 @@ def say(
     if play_it:
         find_player()
     console = Console(stderr=True)
-    local = LocalStore(data)
     with console.status(escape(f"loading {model} ({precision})")):
         bark = Bark.load(
             model,
@@ -119,7 +120,7 @@ def say(
             backend=backend,
             revision=revision,
             tokenizer=tokenizer,
-            voice_folders=[data / "voices"],
+            store=kept_in,
         )
     if backend == "auto" and bark.device.is_slow_fallback:
         console.print(f"note: {bark.device.fallback_reason}", style="yellow", soft_wrap=True)
@@ -133,22 +134,24 @@ def say(
             samples = resample(samples, clip.sample_rate, rate)
             replace_file(output, encode(samples, rate, kind.name, label))
         facts = bark.manifest(clip)
+        plain = b""
         if store:
             # the sound itself, whatever the file was made of it: equal ids keep equal bytes
             plain = encode(clip.samples, clip.sample_rate, "wav", label)
-            Generations(local).save(clip.id, plain, "wav", clip.tokens.as_mapping(), facts)
+            Generations(kept_in).save(clip.id, plain, "wav", clip.tokens.as_mapping(), facts)
         if save_voice is not None:
             preset = clip.tokens.checked(bark.spec)
-            Voices(local).add(save_voice, preset, {"source": f"generation {clip.id}"})
+            record = voice_record(preset, save_voice, generation_id=clip.id)
+            Voices(kept_in).add(save_voice, preset, record)
     finally:
         bark.close()
-    path = output or data / "generations" / clip.id[:2] / clip.id / "audio.wav"
+    path = output or f"{data.rstrip('/')}/{audio_key(clip.id, 'wav')}"
     if as_json:
         print(json.dumps({"file": str(path), **facts}, ensure_ascii=False))
     else:
         _report(console, path, facts)
     if play_it:
-        play(path)
+        play(output.read_bytes() if output else plain, output.suffix if output else ".wav")
 
 
 say.__doc__ = EXAMPLES
@@ -189,7 +192,7 @@ def _fields(
     return fields
 
 
-def _report(console: Console, path: Path, facts: dict[str, Any]) -> None:
+def _report(console: Console, path: Path | str, facts: dict[str, Any]) -> None:
     """Say on the terminal what was made, and what to know about it."""
     timings = facts["timings"]
     console.print(f"{path}", style="bold", highlight=False, markup=False, soft_wrap=True)

@@ -36,6 +36,12 @@ class LocalStore:
         self._tmp = self.root / ".tmp"  # made by the first write: reading leaves no trace
         self._sweep()
 
+    @property
+    def is_writable(self) -> bool:
+        """Say whether something can be put here, as far as permissions tell."""
+        there = next(p for p in (self.root.absolute(), *self.root.absolute().parents) if p.exists())
+        return os.access(there, os.W_OK)
+
     def get(self, key: str) -> bytes | None:
         path = self.path(key)
         with _explained("read", path):

@@ -51,14 +51,20 @@ def test_generation_becomes_a_voice_that_changes_the_sound(run, tmp_path):
     run("voices", "from-generation", first["id"], "narrator")
     assert run("voices", "list").stdout.split() == ["heart", "narrator", "oak"]
     shown = json.loads(run("voices", "show", "narrator", "--json").stdout)
-    assert shown["record"]["source"] == f"generation {first['id']}"
+    assert shown["record"]["source"] == "generation"
+    assert shown["record"]["generation_id"] == first["id"]
     with_voice = json.loads(
         run("say", "Hello", "--seed", 1, "-v", "narrator", "--json", *SHORT).stdout
     )
     assert with_voice["samples_sha256"] != first["samples_sha256"]
     assert with_voice["voice_digests"] == {"narrator": shown["digest"]}
     path = tmp_path / "bark-data" / "voices" / "narrator.npz"
-    run("voices", "add", path, "--name", "copy")
+    refused = run("voices", "add", path, "--name", "copy", ok=False)
+    assert refused.returncode == 2
+    assert "whose voice it is" in refused.stderr
+    run("voices", "add", path, "--name", "copy", "--consent", "my own voice")
+    shown = json.loads(run("voices", "show", "copy", "--json").stdout)
+    assert (shown["record"]["source"], shown["record"]["consent"]) == ("upload", "my own voice")
     run("voices", "rm", "narrator")
     assert run("voices", "list").stdout.split() == ["copy", "heart", "oak"]
 
@@ -129,6 +135,47 @@ def test_wrong_preset_is_explained(run, tmp_path):
     done = run("voices", "add", "bad.npz", ok=False)
     assert done.returncode == 2
     assert "coarse_prompt must be [2, m]" in done.stderr
+
+
+def test_presets_are_imported_from_a_folder_into_a_bucket(run, tmp_path, s3):
+    rng = np.random.default_rng(0)
+    for name in ("v2/de_speaker_0", "v2/fr_speaker_9", "other"):
+        path = tmp_path / "presets" / f"{name}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fine = rng.integers(0, 1024, (8, 15))
+        np.savez(
+            path,
+            semantic_prompt=rng.integers(0, 10_000, 10),
+            coarse_prompt=fine[:2],
+            fine_prompt=fine,
+        )
+    where = ("--data", s3.location("imported").url)
+    asked = run("voices", "import", "presets", "--only", "v2/*", *where, ok=False)
+    assert asked.returncode == 1  # these are random: nobody knows whose voices they are
+    assert asked.stderr.count("whose voice it is") == 2
+    given = ("--only", "v2/*", "--consent", "nobody's voices")
+    done = run("voices", "import", "presets", *given, *where)
+    assert done.stdout.split()[0] == "2"
+    again = run("voices", "import", "presets", *given, *where)
+    assert again.stdout == done.stdout
+    listed = run("voices", "list", *where).stdout.split()
+    assert listed == ["heart", "oak", "v2/de_speaker_0", "v2/fr_speaker_9"]
+    run("voices", "rm", "v2/de_speaker_0", *where)
+    assert "v2/de_speaker_0" not in run("voices", "list", *where).stdout
+
+
+def test_a_bucket_keeps_generations_and_voices(run, tmp_path, s3):
+    where = ("--data", s3.location("said").url)
+    first = json.loads(run("say", "Hello", "--seed", 1, "--json", *SHORT, *where).stdout)
+    assert first["file"] == f"{where[1]}/generations/{first['id'][:2]}/{first['id']}/audio.wav"
+    run("voices", "from-generation", first["id"], "narrator", *where)
+    told = run("say", "Hello", "--seed", 1, "-v", "narrator", "--json", *SHORT, *where).stdout
+    assert list(json.loads(told)["voice_digests"]) == ["narrator"]
+    assert not (tmp_path / "bark-data").exists()
+    assert "decides races" in run("doctor", "--no-speak", *where).stdout
+    broken = run("say", "hi", "--data", "s3://no-such-bucket/x", "-v", "nobody", ok=False)
+    assert broken.returncode == 1
+    assert "the bucket does not exist" in broken.stderr
 
 
 def test_full_disk_is_reported_and_leaves_no_file(run, tmp_path):

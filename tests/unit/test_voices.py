@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,8 +17,10 @@ import pytest
 from pipeline.errors import InvalidRequest, InvalidVoice, StoreUnavailable, VoiceNotFound
 from pipeline.payloads import HistoryPrompt
 from pipeline.spec import BarkSpec
+from pipeline.store import Store
 from pipeline.store.local import LocalStore
 from pipeline.stored_voices import Voices
+from pipeline.voice_records import suno_presets, voice_record
 from pipeline.voices import (
     MAX_PRESET_BYTES,
     SUNO_PRESETS,
@@ -268,6 +270,101 @@ def test_own_voices_come_before_the_checkpoints(tmp_path: Path) -> None:
     assert library.get("announcer").semantic[0] == 0
 
 
+def test_voices_in_a_bucket_are_cached_by_their_digest_and_noticed_when_they_change() -> None:
+    store, reads = MemoryStore(), list[str]()
+    own = Voices(cast(Store, store))
+    for name, first in (("mine", 7), ("copy", 7), ("other", 8)):
+        own.add(
+            name,
+            read(arrays(first=first)),
+            voice_record(read(arrays(first=first)), name, generation_id="abcd"),
+        )
+    library = VoiceLibrary(stored=own, max_cached=1)
+    store.on_get = reads.append
+    assert library.names() == ["copy", "mine", "other"]
+    for name in ("mine", "mine", "copy"):
+        assert library.get(name).semantic[0] == 7
+    assert reads.count("voices/mine.npz") == 1
+    assert "voices/copy.npz" not in reads  # the same arrays, by another name
+    assert library.get("other").semantic[0] == 8
+    assert library.get("mine").semantic[0] == 7
+    assert reads.count("voices/mine.npz") == 2  # the bound is one
+    own.remove("mine")
+    with pytest.raises(VoiceNotFound):
+        library.get("mine")
+    own.add(
+        "mine",
+        read(arrays(first=9)),
+        voice_record(read(arrays(first=9)), "mine", generation_id="abcd"),
+    )
+    assert library.get("mine").semantic[0] == 9
+    store.is_away = True
+    assert library.get("mine").semantic[0] == 9  # as it was last
+    with pytest.raises(StoreUnavailable):
+        library.get("other")
+
+
+def test_the_models_own_voices_need_no_bucket(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.is_away = True
+    theirs = suno_folder(tmp_path / "ckpt", "announcer")
+    library = VoiceLibrary([theirs], stored=Voices(cast(Store, store)))
+    assert library.get("announcer").semantic[0] == 0
+    assert library.is_at_hand("announcer")
+    assert not library.is_at_hand("mine")
+    with pytest.raises(StoreUnavailable):
+        library.get("mine")
+
+
+def test_a_stored_voice_that_is_not_its_records_is_refused() -> None:
+    store = MemoryStore()
+    one, other = read(arrays(first=1)), read(arrays(first=2))
+    Voices(cast(Store, store)).add("mine", one, voice_record(other, "mine", consent="mine"))
+    with pytest.raises(InvalidVoice, match="not what its record says"):
+        VoiceLibrary(stored=Voices(cast(Store, store))).get("mine")
+
+
+def test_a_voice_of_unknown_origin_needs_consent() -> None:
+    prompt = read(arrays())
+    for consent in (None, "", "  "):
+        with pytest.raises(InvalidRequest, match="whose voice it is"):
+            voice_record(prompt, "v2/de_speaker_0", consent=consent)
+    record = voice_record(prompt, "v2/de_speaker_0", consent=" my own ")
+    assert record["consent"] == "my own"
+    assert record["source"] == "upload"
+    assert record["language"] == "de"
+    assert voice_record(prompt, "x", generation_id="abcd")["source"] == "generation"
+
+
+class MemoryStore:
+    """A store whose every access is seen, and which can be away."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.is_away = False
+        self.on_get: Callable[[str], object] = lambda _: None
+
+    def _check(self) -> None:
+        if self.is_away:
+            raise StoreUnavailable("away")
+
+    def get(self, key: str) -> bytes | None:
+        self._check()
+        self.on_get(key)
+        return self.objects.get(key)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        self._check()
+        return self.objects.setdefault(key, data) is data
+
+    def delete(self, key: str) -> bool:
+        return self.objects.pop(key, None) is not None
+
+    def list(self, prefix: str = "") -> list[str]:
+        self._check()
+        return sorted(key for key in self.objects if key.startswith(prefix))
+
+
 def test_transformers_folder_is_read_by_its_index(tmp_path: Path) -> None:
     root = hf_folder(tmp_path, "en_speaker_6", "v2/en_speaker_6")
     library = VoiceLibrary([root])
@@ -408,3 +505,13 @@ def test_every_published_preset_loads() -> None:
     with np.load(PRESETS / "announcer.npz") as content:
         assert content["semantic_prompt"].dtype == np.uint16
         np.testing.assert_array_equal(library.get("announcer").fine, content["fine_prompt"])
+
+
+@pytest.mark.skipif(PRESETS is None, reason="as above")
+def test_every_published_preset_is_known_as_sunos() -> None:
+    assert PRESETS is not None
+    library = VoiceLibrary([PRESETS])
+    for name in library.names():
+        record = voice_record(library.get(name), f"my/{name.replace('/', '-')}")
+        assert (record["source"], record["suno_preset"]) == ("suno", name)
+    assert len(suno_presets()) == 131
