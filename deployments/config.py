@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.spec import Precision
 from pipeline.stages.text import MAX_TEXT_CHARS
+from pipeline.store import StoreLocation
+from pipeline.store.location import Encryption
 
 STAGES = ("SemanticStage", "CoarseStage", "FineStage", "CodecStage")
 INGRESS = "Ingress"
@@ -55,9 +57,9 @@ class EngineSection(_Section):
 
 
 class VoiceSection(_Section):
-    """Where presets are found, and what other names they go by."""
+    """Where presets are found beside the store and the model, and what other names they go by."""
 
-    folders: tuple[Path, ...] = (Path("bark-data/voices"),)
+    folders: tuple[Path, ...] = ()
     aliases: dict[str, str] = Field(
         default_factory=dict, description="a name callers use → a preset, or `default`"
     )
@@ -94,6 +96,56 @@ class AccessSection(_Section):
     cors_origins: tuple[str, ...] = ()
 
 
+class StoreSection(_Section):
+    """Where voices, generations and jobs are kept; `s3://bucket/prefix`, or a folder.
+
+    A folder does for one machine, or where all nodes share a file system. Credentials are boto3's
+    own chain. link_expires_s: how long an address to a result in a bucket is good for.
+    """
+
+    url: str = "bark-data"
+    endpoint: str | None = None
+    region: str | None = None
+    encryption: Encryption | None = None
+    kms_key: str | None = None
+    path_style: bool | None = None
+    link_expires_s: Annotated[int, Field(ge=1, le=604_800)] = 3600
+
+    @property
+    def location(self) -> StoreLocation:
+        return StoreLocation(**self.model_dump(exclude={"link_expires_s"}))
+
+
+class JobSection(_Section):
+    """Generations as jobs, worked on by every ingress replica.
+
+    max_running: in one replica. max_waiting: more are answered with 503. lease_s: a worker that
+    is silent for so long is taken for dead. keep_s: ended jobs are remembered for so long.
+    """
+
+    max_running: Annotated[int, Field(ge=0)] = 8
+    max_waiting: Annotated[int, Field(ge=1)] = 10_000
+    lease_s: Annotated[float, Field(ge=1)] = 15.0
+    poll_s: Annotated[float, Field(gt=0)] = 1.0
+    keep_s: Annotated[float, Field(gt=0)] = 7 * 86_400.0
+    max_attempts: Annotated[int, Field(ge=1)] = 5
+
+
+class WebhookSection(_Section):
+    """Telling the end of a job, signed as standardwebhooks.com says.
+
+    secret_variable: an environment variable with the secret, `whsec_` and base64. attempts: with
+    pauses of first_pause_s, twice that, four times … allow_private: also to addresses that the
+    public can not reach.
+    """
+
+    secret_variable: str = "BARK_SERVE_WEBHOOK_SECRET"
+    allow_private: bool = False
+    attempts: Annotated[int, Field(ge=1, le=20)] = 8
+    first_pause_s: Annotated[float, Field(gt=0)] = 5.0
+    timeout_s: Annotated[float, Field(gt=0)] = 10.0
+
+
 class AppConfig(_Section):
     """Everything that `build` needs."""
 
@@ -102,3 +154,6 @@ class AppConfig(_Section):
     voices: VoiceSection = VoiceSection()
     admission: AdmissionSection = AdmissionSection()
     access: AccessSection = AccessSection()
+    store: StoreSection = StoreSection()
+    jobs: JobSection = JobSection()
+    webhooks: WebhookSection = WebhookSection()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPBearer
@@ -16,11 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from deployments.access import Access, Caller
-from deployments.http_errors import (
-    ModelNotFound,
-    NotImplementedYet,
-    error_response,
-)
+from deployments.generation_routes import Generations, add_generation_routes
+from deployments.http_errors import check_model, error_response
 from deployments.middleware import RequestEnvelope, request_id
 from deployments.schemas import (
     ErrorBody,
@@ -28,14 +25,12 @@ from deployments.schemas import (
     ModelCard,
     ModelList,
     SpeechRequest,
-    VoiceCard,
-    VoiceList,
 )
 from deployments.service import Service
 from deployments.speech import speak
+from deployments.voice_routes import StoredVoices, add_voice_routes
 from pipeline.audio.label import installed_version
 from pipeline.errors import BarkError, EngineFailed, InvalidRequest
-from pipeline.voices import voice_digest
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +64,7 @@ Known = Annotated[Caller, Depends(_caller)]
 
 def create_app(
     service: Service,
+    generations: Generations,
     access: Access,
     is_ready: Callable[[], Awaitable[None]],
     *,
@@ -80,7 +76,14 @@ def create_app(
         is_ready: returns when every stage answers, raises a BarkError where one does not.
         behind_proxy: Serve's proxy is before it, and writes `X-Request-Id` itself.
     """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        generations.runner.start()
+        yield
+
     app = FastAPI(
+        lifespan=lifespan,
         title="bark-serve",
         version=installed_version(),
         summary="Suno's Bark as a service: text in, sound out.",
@@ -114,9 +117,7 @@ def create_app(
     )
     async def speech(body: SpeechRequest, request: Request, who: Known) -> Response:
         """Speak a text. Takes what OpenAI's endpoint takes, and `seed` and settings beside it."""
-        if body.model not in service.model_names:
-            known = ", ".join(service.model_names)
-            raise ModelNotFound(f"there is no model {body.model[:100]!r}; loaded: {known}")
+        check_model(body.model, service.model_names)
         async with AsyncExitStack() as held:
             held.enter_context(access.counted(who))
             generation = await service.start(body.fields(), is_streamed=True)
@@ -131,19 +132,8 @@ def create_app(
         names = service.model_names
         return ModelList(data=[ModelCard(id=n, digest=service.model_digest) for n in names])
 
-    @v1.get("/audio/voices", tags=["voices"])
-    async def voices(_: Known) -> VoiceList:
-        """List the voice presets."""
-        return VoiceList(data=[VoiceCard(name=name) for name in service.voices.names()])
-
-    @v1.get("/audio/voices/{name:path}", tags=["voices"])
-    async def voice(name: Annotated[str, Path(max_length=200)], _: Known) -> VoiceCard:
-        """Describe one voice preset."""
-        prompt = service.voices.get(name)
-        seconds = prompt.fine.shape[1] / service.stages.spec.codec.frame_rate_hz
-        return VoiceCard(name=name, digest=voice_digest(prompt), seconds=round(seconds, 2))
-
-    _add_store_routes(v1)
+    add_voice_routes(v1, StoredVoices(service), _caller)
+    add_generation_routes(v1, generations, _caller, access)
     app.include_router(v1)
 
     @app.get("/healthz", tags=["health"])
@@ -158,43 +148,6 @@ def create_app(
         return Health(status="ok")
 
     return app
-
-
-def _id(id: Annotated[str, Path(max_length=200)]) -> str:
-    return id
-
-
-def _name(name: Annotated[str, Path(max_length=200)]) -> str:
-    return name
-
-
-def _add_store_routes(v1: APIRouter) -> None:
-    """Add what needs the store: in the contract, not here yet."""
-
-    async def refuse(_: Known) -> Response:
-        raise NotImplementedYet("this needs the store of generations, which is not served yet")
-
-    refusal: dict[int | str, dict[str, Any]] = {501: {"model": ErrorBody, "description": "not yet"}}
-    for method, path in (
-        ("POST", "/generations"),
-        ("GET", "/generations/{id}"),
-        ("DELETE", "/generations/{id}"),
-        ("GET", "/generations/{id}/audio"),
-        ("POST", "/audio/voices"),
-        ("DELETE", "/audio/voices/{name:path}"),
-    ):
-        names = [name for name in (_id, _name) if f"{{{name.__name__[1:]}" in path]
-        v1.add_api_route(
-            path,
-            refuse,
-            methods=[method],
-            responses=refusal,
-            tags=["store"],
-            dependencies=[Depends(name) for name in names],
-            response_class=Response,
-            status_code=501,
-            name=f"{method} {path}",
-        )
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -6,7 +6,7 @@ Looked up along the class's `__mro__`, so that a subclass without a row answers 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from starlette.responses import JSONResponse
 
@@ -33,10 +33,10 @@ class BodyTooLarge(BarkError):
     code = "body_too_large"
 
 
-class NotImplementedYet(BarkError):
-    """A route of the contract that this installation does not serve."""
+class NotReady(BarkError):
+    """A generation that has no sound, yet or at all."""
 
-    code = "not_implemented"
+    code = "generation_not_ready"
 
 
 class ModelNotFound(BarkError):
@@ -50,18 +50,29 @@ _TABLE: dict[type[BarkError], tuple[int, str]] = {
     Unauthorized: (401, "authentication_error"),
     ModelNotFound: (404, "invalid_request_error"),
     errors.VoiceNotFound: (404, "invalid_request_error"),
+    errors.GenerationNotFound: (404, "invalid_request_error"),
+    NotReady: (409, "invalid_request_error"),
     BodyTooLarge: (413, "invalid_request_error"),
     errors.InvalidRequest: (422, "invalid_request_error"),
     TooManyRequests: (429, "rate_limit_error"),
     errors.Cancelled: (499, "cancelled"),
     errors.EngineFailed: (500, "server_error"),
-    NotImplementedYet: (501, "not_implemented"),
     errors.Overloaded: (503, "overloaded_error"),
     errors.StoreUnavailable: (503, "server_error"),
     errors.ModelChanged: (503, "server_error"),
     errors.DeadlineExceeded: (504, "timeout_error"),
     BarkError: (500, "server_error"),
 }
+
+
+def check_model(name: str, known: Sequence[str]) -> None:
+    """Refuse a model that is not loaded.
+
+    Raises:
+        ModelNotFound: says which are.
+    """
+    if name not in known:
+        raise ModelNotFound(f"there is no model {name[:100]!r}; loaded: {', '.join(known)}")
 
 
 def status_of(error: BarkError) -> int:

@@ -13,11 +13,15 @@ from ray.serve.handle import DeploymentHandle
 from deployments.access import Access
 from deployments.builtin_errors import builtins_raised, raises_builtins
 from deployments.config import AppConfig
+from deployments.generation_routes import Generations
 from deployments.http_app import create_app
+from deployments.keeping import label_of
 from deployments.remote import RemoteStages
 from deployments.service import Generation, Service
+from deployments.store_access import StoreAccess
+from deployments.webhooks import Webhooks
 from deployments.wire import Wire
-from pipeline.audio import SyntheticLabel, encode
+from pipeline.audio import encode
 from pipeline.bark import voice_library
 from pipeline.errors import InvalidRequest, Overloaded
 from pipeline.models.checkpoint import open_checkpoint
@@ -48,18 +52,23 @@ class Ingress:
 
             vocabulary = fetch_vocabulary()
         text = TextStage(vocabulary, checkpoint.spec.semantic)
+        store = StoreAccess(config)
         self.service = Service(
             config,
             RemoteStages(self._handles, checkpoint.spec, text),
-            voice_library(model.name, checkpoint, config.voices.folders),
+            voice_library(model.name, checkpoint, config.voices.folders, store.store),
             model_digest=checkpoint.digest,
+            store=store,
         )
+        self._generations = Generations(self.service, Webhooks(config.webhooks))
         self._access = Access(config.access)
 
     # ── HTTP ─────────────────────────────────────────────────────────────────────────────────────
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the routes; Serve asks once, when the replica starts."""
-        return create_app(self.service, self._access, self._ready, behind_proxy=True)
+        return create_app(
+            self.service, self._generations, self._access, self._ready, behind_proxy=True
+        )
 
     async def _ready(self) -> None:
         """Ask every stage for a sign of life.
@@ -104,7 +113,7 @@ class Ingress:
         clip = await generation.clip()
         audio: Any = clip.samples
         if audio_format is not None:
-            label = self._label(generation)
+            label = label_of(generation)
             audio = await asyncio.to_thread(
                 encode, clip.samples, clip.sample_rate, audio_format, label
             )
@@ -151,6 +160,7 @@ class Ingress:
 
     async def drain(self) -> None:
         """Turn new requests away, and return when the last one is answered."""
+        await self._generations.runner.drain()
         await self.service.admission.drain()
 
     async def _start(
@@ -165,14 +175,6 @@ class Ingress:
             fields["voice"] = _GIVEN
         generation = await self.service.start(fields, given, is_streamed=is_streamed)
         return generation, audio_format
-
-    def _label(self, generation: Generation) -> SyntheticLabel:
-        return SyntheticLabel(
-            self.service.config.model.name,
-            generation.id,
-            generation.seed,
-            generation.request.voice,
-        )
 
 
 def _end(generation: Generation) -> Wire:

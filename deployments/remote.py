@@ -124,6 +124,8 @@ class RemoteStages:
             try:
                 found = await self._in_time(stage, request, call)
                 self._classes[stage] = found["device_class"]
+                if call.on_progress is not None:
+                    call.on_progress(1, 1)  # of this segment; how far within it is not heard of
                 return found
             except RayActorError as error:
                 deaths += 1

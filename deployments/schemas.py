@@ -24,8 +24,8 @@ class VoiceReference(BaseModel):
     id: str
 
 
-class SpeechRequest(BaseModel):
-    """The body of `POST /v1/audio/speech`. From `seed` on the fields are ours."""
+class _Spoken(BaseModel):
+    """What is to be said, and how. From `seed` on the fields are ours."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -41,7 +41,6 @@ class SpeechRequest(BaseModel):
     voice: str | VoiceReference = Field("default", description="a preset; `default` is none")
     response_format: ResponseFormat = "mp3"
     speed: Annotated[float, Field(ge=0.25, le=4.0)] = 1.0
-    stream_format: Literal["audio", "sse"] = "audio"
     seed: Annotated[int, Field(ge=0, lt=SEED_STOP)] | None = None
     semantic: SemanticSettings = SemanticSettings()
     coarse: CoarseSettings = CoarseSettings()
@@ -60,6 +59,61 @@ class SpeechRequest(BaseModel):
         ours = ("seed", "semantic", "coarse", "fine", "silence_s", "long_form", "language")
         fields = self.model_dump(include={*ours, "timeout_s"})
         return {"text": self.input, "voice": self.voice_name, **fields}
+
+
+class SpeechRequest(_Spoken):
+    """The body of `POST /v1/audio/speech`."""
+
+    stream_format: Literal["audio", "sse"] = "audio"
+    store: bool = Field(False, description="keep sound, tokens and manifest under `X-Bark-Id`")
+
+
+class GenerationRequest(_Spoken):
+    """The body of `POST /v1/generations`."""
+
+    webhook: Annotated[str, Field(max_length=2000)] | None = Field(
+        None, description="an https address that is told when the generation has ended"
+    )
+
+
+class AudioFile(BaseModel):
+    """The sound of a generation. `link` is good for a while, and needs no key."""
+
+    url: str
+    link: str | None = None
+    sha256: str
+    bytes: int
+    media_type: str
+
+
+class GenerationError(BaseModel):
+    """Why there is no sound."""
+
+    code: str
+    message: str
+
+
+class GenerationCard(BaseModel):
+    """A job: how far it is, and what came of it.
+
+    progress: `segments` of the text, and how many of them each stage has done.
+    """
+
+    id: str
+    object: Literal["generation"] = "generation"
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    created_at: float | None = None
+    ended_at: float | None = None
+    progress: dict[str, int] = {}
+    attempts: int = 0
+    generation_id: str | None = Field(None, description="identity of the sound, as in `X-Bark-Id`")
+    seed: int | None = None
+    finish_reason: str | None = None
+    duration_s: float | None = None
+    unknown_words: list[str] = []
+    timings: dict[str, float] = {}
+    audio: AudioFile | None = None
+    error: GenerationError | None = None
 
 
 class ErrorDetail(BaseModel):
@@ -96,10 +150,16 @@ class ModelList(BaseModel):
 
 
 class VoiceCard(BaseModel):
-    """A voice preset: its name, and the sha256 of its arrays where it was read."""
+    """A voice preset. digest: sha256 of its arrays. source: `model`, or how it came to the store.
+
+    consent: for one that was uploaded, who agreed to it.
+    """
 
     name: str
     digest: str | None = None
+    language: str | None = None
+    source: str
+    consent: str | None = None
     seconds: float | None = None
 
 

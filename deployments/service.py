@@ -7,19 +7,25 @@ tells who made the result. `remote` gives it the stages of a cluster, tests thos
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from deployments.admission import Admission
 from deployments.config import AppConfig
+from deployments.store_access import StoreAccess
 from pipeline.clip import Clip
 from pipeline.errors import InvalidRequest, TextTooLong
 from pipeline.identity import generation_id
+from pipeline.manifest import manifest
 from pipeline.payloads import HistoryPrompt
 from pipeline.request import SynthesisRequest
+from pipeline.spec import NUMERICS_VERSION
 from pipeline.synthesis import Progress, SegmentResult, Stages, synthesize
 from pipeline.voices import VoiceLibrary, read_voice, voice_digest
 
@@ -58,12 +64,18 @@ class Generation:
         return {name: voice_digest(prompt) for name, prompt in self.histories.items()}
 
     @property
+    def model_digest(self) -> str:
+        """Of the model that speaks; before the first segment, of the one that is expected to."""
+        told = self.done[0].model_digest if self.done else None
+        return told or self.service.model_digest
+
+    @property
     def id(self) -> str:
-        """The identity of the result; the first segment must be there."""
+        """The identity of the result; before the first segment, what it will most likely be."""
         return generation_id(
             self.request,
             self.seed,
-            model_digest=self.done[0].model_digest or self.service.model_digest,
+            model_digest=self.model_digest,
             voice_digests=self.voice_digests,
             precision=self.service.config.model.precision,
             device_class=self.service.stages.device_class,
@@ -102,6 +114,17 @@ class Generation:
         if self.progress is not None:
             self.progress(stage, segment, done, total)
 
+    def manifest(self, clip: Clip) -> dict[str, Any]:
+        """Return what is needed to make the clip again, and what it cost."""
+        model = self.service.config.model
+        return manifest(
+            clip,
+            model=model.name,
+            model_digest=self.model_digest,
+            precision=model.precision,
+            device_class=self.service.stages.device_class,
+        )
+
     async def clip(self) -> Clip:
         """Run what is left, and return the whole."""
         if not self.done:
@@ -130,8 +153,9 @@ class Service:
         voices: VoiceLibrary,
         *,
         model_digest: str,
+        store: StoreAccess,
     ) -> None:
-        self.config, self.stages, self.voices = config, stages, voices
+        self.config, self.stages, self.voices, self.store = config, stages, voices, store
         self.model_digest = model_digest
         self.admission = Admission(config.admission.max_running, config.admission.max_waiting)
 
@@ -169,21 +193,46 @@ class Service:
         names = {name: self._real_name(name) for name in _voices_named(request)}
         request = _renamed(request, names)
         histories = {
-            name: await asyncio.to_thread(self._history, name, voices or {})
-            for name in _voices_named(request)
+            name: await self.history(name, voices or {}) for name in _voices_named(request)
         }
         seed = request.seed if request.seed is not None else secrets.randbelow(2**32)
         return Generation(
             self, request, histories, seed, began + timeout_s, began, progress, is_streamed
         )
 
+    def digest(self, *request: Any) -> str:
+        """Return the digest of what decides a result, as far as it is known before it is made.
+
+        request: of JSON's types.
+        """
+        decisive = [
+            request,
+            self.model_digest,
+            self.config.model.precision,
+            NUMERICS_VERSION,
+        ]
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
     def _real_name(self, name: str) -> str | None:
         name = self.config.voices.aliases.get(name, name)
         return None if name == DEFAULT_VOICE else name
 
-    def _history(self, name: str, given: Mapping[str, Any]) -> HistoryPrompt:
+    async def history(self, name: str, given: Mapping[str, Any]) -> HistoryPrompt:
+        """Find a voice and check it.
+
+        Args:
+            given: presets as arrays, by the names that are used for them.
+
+        Raises:
+            InvalidRequest, InvalidVoice, VoiceNotFound, StoreUnavailable.
+        """
         source = given.get(name, name)
-        return read_voice(source, spec=self.stages.spec, voices=self.voices, allow_paths=False)
+        read = partial(
+            read_voice, source, spec=self.stages.spec, voices=self.voices, allow_paths=False
+        )
+        if name in given or await asyncio.to_thread(self.voices.is_at_hand, name):
+            return await asyncio.to_thread(read)
+        return await self.store.run(read)  # may ask a bucket
 
 
 def _voices_named(request: SynthesisRequest) -> list[str]:

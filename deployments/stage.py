@@ -17,6 +17,7 @@ from pipeline.errors import ModelChanged
 from pipeline.models.checkpoint import open_checkpoint
 from pipeline.models.locate import locate
 from pipeline.payloads import HistoryPrompt
+from pipeline.store import open_store
 from pipeline.voices import read_voice
 from pipeline.workers import Placement, Worker
 
@@ -32,7 +33,9 @@ class StageReplica(ABC):
         self.checkpoint = open_checkpoint(locate(model.name, revision=model.revision))
         self.spec = self.checkpoint.spec
         self.model_digest = self.checkpoint.digest
-        self._voices = voice_library(model.name, self.checkpoint, config.voices.folders)
+        self._voices = voice_library(
+            model.name, self.checkpoint, config.voices.folders, open_store(config.store.location)
+        )
         slots = 8 if self.slots is None else int(getattr(config.engine, self.slots))
         place = Placement(Device(model.device, model.backend), model.precision, slots)
         self.device_class = place.device_class

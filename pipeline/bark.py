@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audio.label import installed_version
 from pipeline.clip import Clip
 from pipeline.engine.runner import Device
 from pipeline.errors import InvalidRequest, InvalidVoice
 from pipeline.identity import generation_id
 from pipeline.local import LocalStages
 from pipeline.loop_thread import LoopThread
+from pipeline.manifest import manifest
 from pipeline.models.checkpoint import Checkpoint, open_checkpoint
 from pipeline.models.locate import locate, preset_fetcher
 from pipeline.payloads import (
@@ -40,7 +40,7 @@ from pipeline.request import (
     FineSettings,
     SynthesisRequest,
 )
-from pipeline.spec import NUMERICS_VERSION, PRECISIONS, BarkSpec, Precision
+from pipeline.spec import PRECISIONS, BarkSpec, Precision
 from pipeline.stages.decoding import Call
 from pipeline.stages.text import read_vocab
 from pipeline.store import Store
@@ -242,28 +242,13 @@ class Bark:
 
     def manifest(self, clip: Clip) -> dict[str, Any]:
         """Return what is needed to make a clip again, and what it cost, as plain JSON types."""
-        return {
-            "id": clip.id,
-            "synthetic": True,
-            "model": self.name,
-            "model_digest": self.model_digest,
-            "request": clip.request.model_dump(mode="json"),
-            "voice_digests": dict(clip.voice_digests),
-            "seed": clip.seed,
-            "precision": self.precision,
-            "device_class": self.stages.device_class,
-            "numerics_version": NUMERICS_VERSION,
-            "version": installed_version(),
-            "samples_sha256": hashlib.sha256(clip.samples.tobytes()).hexdigest(),
-            "sample_rate": clip.sample_rate,
-            "duration_s": clip.duration_s,
-            "finish_reason": clip.finish_reason,
-            "num_segments": len(clip.segments),
-            "num_dropped": clip.num_dropped,
-            "unknown_words": list(clip.unknown_words),
-            "real_time_factor": clip.real_time_factor,
-            "timings": {name: round(seconds, 6) for name, seconds in clip.timings.items()},
-        }
+        return manifest(
+            clip,
+            model=self.name,
+            model_digest=self.model_digest,
+            precision=self.precision,
+            device_class=self.stages.device_class,
+        )
 
     def voice(self, voice: Voice) -> HistoryPrompt:
         """Find and check a voice preset.

@@ -107,6 +107,12 @@ def audio_key(generation_id: str, audio_format: str) -> str:
     return f"{_folder(generation_id)}/audio.{audio_format}"
 
 
+def rendition_key(generation_id: str, audio_format: str, speed: float) -> str:
+    """Return where the same sound lies in another format, or faster or slower."""
+    pace = "" if speed == 1 else f"-{speed:g}x"
+    return f"{_folder(generation_id)}/audio{pace}.{audio_format}"
+
+
 def _folder(generation_id: str) -> str:
     if not _GENERATION_ID.fullmatch(generation_id):
         raise InvalidRequest(f"{generation_id[:100]!r} is no generation id")

@@ -219,6 +219,14 @@ class Jobs:
             job_id, lambda job: job if job.is_ended else self._ended(job, "cancelled", error=error)
         )
 
+    def forget(self, job_id: str) -> None:
+        """Remove a job that has ended."""
+        found = self._load(job_id)
+        if found is not None and found.job.is_ended:
+            self._clear(job_id, found.job)
+            self._store.delete(_key(job_id))
+            self._store.delete(self._expiry(found.job))
+
     # ── workers ──────────────────────────────────────────────────────────────────────────────────
     def waiting(self) -> list[str]:
         """Return the ids of jobs with something left to do, the oldest first."""
@@ -264,13 +272,24 @@ class Jobs:
         later = replace(lease, until_unix_s=self._clock() + self.lease_s)
         self._update(held, replace(held.job, lease=later, progress=dict(progress)))
 
-    def succeed(self, held: Held, generation_id: str, result: Mapping[str, Any]) -> None:
+    def succeed(
+        self,
+        held: Held,
+        generation_id: str,
+        result: Mapping[str, Any],
+        progress: Mapping[str, int] | None = None,
+    ) -> None:
         """End a job; what it made is in the store already.
 
         Raises:
             LeaseLost: as for `renew`; the job's end is another's.
         """
-        done = replace(held.job, generation_id=generation_id, result=dict(result))
+        done = replace(
+            held.job,
+            generation_id=generation_id,
+            result=dict(result),
+            progress=dict(progress or held.job.progress),
+        )
         self._end(held, self._ended(done, "succeeded"))
 
     def fail(self, held: Held, code: str, message: str) -> None:

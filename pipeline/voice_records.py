@@ -56,7 +56,7 @@ def voice_record(
     return {
         "name": name,
         "digest": digest,
-        "language": language or _language_of(name),
+        "language": language or language_of(name),
         "source": source,
         "generation_id": generation_id,
         "suno_preset": suno_presets().get(digest),
@@ -72,6 +72,12 @@ def suno_presets() -> dict[str, str]:
     return found
 
 
-def _language_of(name: str) -> str | None:
+def suno_digests() -> dict[str, str]:
+    """Return the same the other way round: name → digest."""
+    return {name: digest for digest, name in suno_presets().items()}
+
+
+def language_of(name: str) -> str | None:
+    """Return the language that a name such as `v2/de_speaker_3` begins with."""
     code = name.rpartition("/")[2].partition("_")[0]
     return code if code in SUNO_LANGUAGES else None

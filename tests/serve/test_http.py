@@ -6,19 +6,14 @@ import hashlib
 import subprocess
 import sys
 import threading
-import time
 
 import httpx
 import numpy as np
 import pytest
 import soundfile
-import uvicorn
+from local_app import LocalApp
 from openai import NotFoundError, OpenAI, UnprocessableEntityError
 
-from deployments.access import Access
-from deployments.config import AppConfig
-from deployments.http_app import create_app
-from deployments.service import Service
 from pipeline.bark import Bark
 from pipeline.voices import save_voice
 
@@ -37,30 +32,18 @@ def bark(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def serve(bark):
+def serve(bark, tmp_path_factory):
     """Serve on a free port of loopback; returns a function of a config → url."""
-    servers = []
+    apps = []
 
     def start(**sections) -> str:
-        config = AppConfig.model_validate(sections)
-        service = Service(config, bark.stages, bark.voices, model_digest=bark.model_digest)
-
-        async def is_ready() -> None:
-            pass
-
-        app = create_app(service, Access(config.access), is_ready)
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        store = {"url": str(tmp_path_factory.mktemp("data"))}
+        apps.append(LocalApp(bark, {"store": store, **sections}, bark.voices))
+        return apps[-1].url
 
     yield start
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join(10)
+    for app in apps:
+        app.close()
 
 
 @pytest.fixture(scope="module")
@@ -191,15 +174,6 @@ def test_a_body_without_a_length_is_bounded_too(url):
     )
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "body_too_large"
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [("POST", "/v1/generations"), ("GET", "/v1/generations/x/audio"), ("POST", "/v1/audio/voices")],
-)
-def test_what_needs_the_store_says_so(url, method, path):
-    answer = httpx.request(method, f"{url}{path}")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (501, "not_implemented")
 
 
 def test_unknown_routes_and_methods_have_the_same_envelope(url):

@@ -1,0 +1,242 @@
+"""The jobs of the store, worked on in this process: taken, made, kept, told.
+
+Every ingress replica runs one of these, and all of them see the same queue; which of them gets a
+job is decided by the store. Nothing here is remembered that a crash could lose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+from deployments.config import JobSection
+from deployments.keeping import find_kept, keep, keep_rendition
+from deployments.service import Service
+from deployments.webhooks import Webhooks
+from pipeline.errors import (
+    BarkError,
+    Cancelled,
+    EngineFailed,
+    LeaseLost,
+    ModelChanged,
+    Overloaded,
+    StoreUnavailable,
+)
+from pipeline.jobs import Held, Job
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+# What another try may mend; all else is the job's own fault.
+_PASSING: Final = (EngineFailed, ModelChanged, StoreUnavailable, Overloaded, Cancelled)
+_STAGES: Final = ("semantic", "coarse", "fine", "codec")
+_TELL_EVERY_S: Final = 1.0
+_STORE_PAUSE_S: Final = 2.0
+_FIRST_PAUSE_S: Final = 1.0
+_SWEEP_EVERY_S: Final = 600.0
+
+
+class JobRunner:
+    """Works on jobs until it is drained. For one event loop."""
+
+    def __init__(
+        self,
+        service: Service,
+        config: JobSection,
+        webhooks: Webhooks,
+        describe: Callable[[Job], dict[str, Any]],
+    ) -> None:
+        self._service, self._config, self._webhooks = service, config, webhooks
+        self._describe = describe  # a job as its caller sees it
+        self._access, self._jobs = service.store, service.store.jobs
+        self._holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._not_before: dict[str, float] = {}  # unix seconds; of jobs that others have
+        self._wake, self._is_stopping = asyncio.Event(), False
+        self._loop: asyncio.Task[None] | None = None
+        self._swept_s = 0.0
+        self.num_waiting = 0  # when the queue was last looked at, and what came since
+
+    def start(self) -> None:
+        """Begin to work, on the running event loop; again is no error."""
+        if self._loop is None and self._config.max_running:
+            self._loop = asyncio.get_running_loop().create_task(self._run())
+
+    def wake(self) -> None:
+        """Look at the queue now: something was put into it."""
+        self.num_waiting += 1
+        self._wake.set()
+
+    def check_room(self) -> None:
+        """Refuse more jobs than may wait.
+
+        Raises:
+            Overloaded.
+        """
+        if self.num_waiting >= self._config.max_waiting:
+            raise Overloaded("too many generations are waiting; try again later", 30.0)
+
+    async def drain(self) -> None:
+        """Take no more jobs, and return when those in hand are done; the rest stay in the store."""
+        self._is_stopping = True
+        self._wake.set()
+        if self._loop is not None:
+            await self._loop
+        while self._running:
+            await asyncio.wait(self._running.values())
+
+    # ── the queue ────────────────────────────────────────────────────────────────────────────────
+    async def _run(self) -> None:
+        while not self._is_stopping:
+            self._wake.clear()
+            pause_s = self._config.poll_s
+            try:
+                await self._take_what_fits()
+                await self._sweep()
+            except StoreUnavailable as error:
+                log.warning("no jobs can be taken: %s", error.message)
+                pause_s = _STORE_PAUSE_S
+            except Exception:  # this loop must outlive whatever one job does to it
+                log.exception("looking for jobs failed")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
+
+    async def _take_what_fits(self) -> None:
+        waiting = await self._access.run(self._jobs.waiting)
+        self.num_waiting = len(waiting)
+        there = set(waiting)
+        self._not_before = {k: t for k, t in self._not_before.items() if k in there}
+        for job_id in waiting:
+            if self._is_stopping or len(self._running) >= self._config.max_running:
+                return
+            if job_id in self._running or self._not_before.get(job_id, 0.0) > time.time():
+                continue
+            found = await self._access.run(self._jobs.take, job_id, self._holder)
+            if isinstance(found, Held):
+                self._begin(found)
+            elif found is not None:
+                self._not_before[job_id] = found
+
+    def _begin(self, held: Held) -> None:
+        task = asyncio.get_running_loop().create_task(self._work(held))
+        self._running[held.job.id] = task
+
+        def done(_: asyncio.Task[None]) -> None:
+            del self._running[held.job.id]
+            self._wake.set()
+
+        task.add_done_callback(done)
+
+    async def _sweep(self) -> None:
+        if time.monotonic() - self._swept_s > _SWEEP_EVERY_S:
+            self._swept_s = time.monotonic()
+            await self._access.run(self._jobs.forget_expired)
+
+    # ── one job ──────────────────────────────────────────────────────────────────────────────────
+    async def _work(self, held: Held) -> None:
+        try:
+            if held.job.is_ended:
+                await self._tell(held)
+            else:
+                await self._make_and_end(held)
+        except LeaseLost as error:
+            log.info("%s", error.message)
+        except Exception:  # its lease runs out, and someone tries again
+            log.exception("work on %s broke off", held.job.id)
+
+    async def _make_and_end(self, held: Held) -> None:
+        jobs, progress = self._jobs, dict[str, int]()
+        try:
+            made_id, result = await self._leased(held, progress, self._make(held.job, progress))
+        except _PASSING as error:
+            pause_s = _FIRST_PAUSE_S * 2 ** (held.job.attempts - 1)
+            log.warning("%s is tried again in %.0f s: %s", held.job.id, pause_s, error.message)
+            if held.job.attempts >= self._config.max_attempts:
+                await self._insist(jobs.fail, held, error.code, error.message)
+            else:
+                await self._insist(jobs.put_back, held, pause_s)
+        except BarkError as error:
+            await self._insist(jobs.fail, held, error.code, error.message)
+        else:
+            await self._insist(jobs.succeed, held, made_id, result, progress)
+
+    async def _leased(self, held: Held, progress: dict[str, int], work: Awaitable[_T]) -> _T:
+        """Await work, renewing the lease meanwhile; cancel it if the job is ours no longer."""
+        task = asyncio.ensure_future(work)
+        try:
+            told, told_s = dict(progress), time.monotonic()
+            while not (await asyncio.wait({task}, timeout=_TELL_EVERY_S))[0]:
+                if progress == told and time.monotonic() - told_s < self._config.lease_s / 3:
+                    continue
+                told, told_s = dict(progress), time.monotonic()
+                try:
+                    await self._access.run(self._jobs.renew, held, told)
+                except StoreUnavailable as error:
+                    log.warning("a lease is not renewed: %s", error.message)
+            return await task
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError, BarkError):
+                await task
+
+    async def _make(self, job: Job, progress: dict[str, int]) -> tuple[str, dict[str, Any]]:
+        """Make the sound and keep it; return the generation's id, and what to tell of it."""
+
+        def told(stage: str, _segment: int, done: int, total: int) -> None:
+            if stage == "text":
+                progress["segments"] = total
+            elif done == total:
+                progress[stage] = progress.get(stage, 0) + 1
+
+        generation = await self._service.start(job.request, progress=told)
+        form = (self._access, job.audio_format, job.speed)
+        if (made := await find_kept(generation.id, *form)) is not None:
+            return generation.id, _result(*made)
+        while True:
+            try:
+                async for _ in generation.segments():
+                    pass
+                break
+            except Overloaded as error:  # the queue at the front is full of others
+                await asyncio.sleep(error.retry_after_s)
+        progress |= dict.fromkeys(_STAGES, progress["segments"])
+        clip = await generation.clip()
+        facts = await self._insist_on(lambda: keep(generation, clip, self._access))
+        file = await self._insist_on(lambda: keep_rendition(generation, clip, *form))
+        return clip.id, _result(facts, file)
+
+    async def _tell(self, held: Held) -> None:
+        hook, job = held.job.hook, held.job
+        assert hook is not None
+        event = f"generation.{job.status}"
+        send = self._webhooks.send(hook, event, job.id, self._describe(job))
+        after = await self._leased(held, dict(job.progress), send)
+        if after.is_done and after.last_error is not None:
+            log.warning("webhook of %s given up: %s", job.id, after.last_error)
+        await self._insist(self._jobs.told, held, after)
+
+    async def _insist(self, act: Callable[..., None], *arguments: Any) -> None:
+        """Write to the store, however long it is away: what was done must not be lost."""
+        await self._insist_on(lambda: self._access.run(act, *arguments))
+
+    async def _insist_on(self, act: Callable[[], Awaitable[_T]]) -> _T:
+        while True:
+            try:
+                return await act()
+            except StoreUnavailable as error:
+                log.warning("waiting for the store: %s", error.message)
+                await asyncio.sleep(_STORE_PAUSE_S)
+
+
+def _result(facts: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
+    """Return what a job's record tells of its generation."""
+    told = ("seed", "finish_reason", "duration_s", "sample_rate", "unknown_words", "timings")
+    return {"audio": file, **{key: facts[key] for key in told}}

@@ -1,0 +1,39 @@
+"""The store, for an event loop: its calls block, so they run on threads of their own.
+
+Not on the loop's default threads: while a bucket hangs, whatever else needs a thread goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from deployments.config import AppConfig
+from pipeline.generations import Generations
+from pipeline.jobs import Jobs
+from pipeline.store import Store, open_store
+from pipeline.stored_voices import Voices
+
+_T = TypeVar("_T")
+_NUM_THREADS = 16
+
+
+class StoreAccess:
+    """One store, and the three kinds of things that lie in it."""
+
+    def __init__(self, config: AppConfig, store: Store | None = None) -> None:
+        self.store = open_store(config.store.location) if store is None else store
+        self.generations, self.voices = Generations(self.store), Voices(self.store)
+        jobs = config.jobs
+        self.jobs = Jobs(
+            self.store, lease_s=jobs.lease_s, keep_s=jobs.keep_s, max_attempts=jobs.max_attempts
+        )
+        self._pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="store")
+
+    async def run(self, act: Callable[..., _T], *arguments: Any, **more: Any) -> _T:
+        """Run a call of the store and await its result."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, partial(act, *arguments, **more))
