@@ -69,6 +69,57 @@ def test_generation_becomes_a_voice_that_changes_the_sound(run, tmp_path):
     assert run("voices", "list").stdout.split() == ["copy", "heart", "oak"]
 
 
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "opus", "aac"])
+def test_a_file_is_verified(run, tmp_path, suffix):
+    name = f"a.{suffix}"
+    run("say", "Hello", "-o", name, "--seed", 7, "-v", "oak", *SHORT)
+    report = json.loads(run("verify", name, "--json").stdout)
+    assert report["is_verified"]
+    assert {finding["state"] for finding in report["findings"]} == {"same"}
+    by_id = run("verify", report["generation_id"])
+    assert by_id.stdout.splitlines()[-1] == "verified"
+
+
+def test_what_is_not_as_it_was_is_told(run, tmp_path):
+    words = ("say", "Hello", "-o", "a.wav", "--seed", 7, "--save-voice", "mine", "--json")
+    first = json.loads(run(*words, *SHORT).stdout)["id"]
+    run("say", "Hello", "-o", "b.wav", "--seed", 7, "-v", "mine", *SHORT)
+    run("say", "Hello", "-o", "fast.wav", "--seed", 7, "--speed", 2, *SHORT)
+
+    def lines(*words):
+        done = run("verify", *words, ok=False)
+        assert done.returncode == 1
+        assert done.stdout.splitlines()[-1] == "NOT verified"
+        return done.stdout
+
+    wav = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "touched.wav").write_bytes(wav[:-5] + bytes([wav[-5] ^ 1]) + wav[-4:])
+    assert "✗ file" in lines("touched.wav")
+    assert "at another --speed" in lines("fast.wav")
+    assert run("verify", "fast.wav", "--speed", 2).returncode == 0
+    # another voice under the same name
+    run("voices", "rm", "mine")
+    run("say", "Other words", "--seed", 1, "--save-voice", "mine", *SHORT)
+    told = lines("b.wav")
+    assert "✗ voice digests" in told
+    assert "✗ samples" in told
+    run("voices", "rm", "mine")
+    assert "no voice preset 'mine'" in lines("b.wav")
+    # a manifest of another model
+    path = tmp_path / "bark-data" / "generations" / first[:2] / first / "manifest.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "model_digest": "0" * 64}))
+    assert "✗ model digest" in run("verify", facts["id"], ok=False).stdout
+    # not in this store; not ours; no sound
+    assert "– manifest" in lines("a.wav", "--data", "elsewhere")
+    soundfile.write(tmp_path / "foreign.wav", np.zeros(1000), 24_000)
+    assert "– label" in lines("foreign.wav")
+    (tmp_path / "text.wav").write_text("no sound")
+    refused = run("verify", "text.wav", ok=False)
+    assert (refused.returncode, "no sound" in refused.stderr) == (2, True)
+    assert "no generation" in run("verify", "0" * 32, ok=False).stderr
+
+
 def test_dialogue_and_standard_input(run, tmp_path):
     (tmp_path / "talk.json").write_text('[{"text": "Hello."}, {"text": "Good day."}]')
     facts = json.loads(run("say", "--dialogue", "talk.json", "--json", *SHORT).stdout)
