@@ -121,6 +121,7 @@ class JobSection(_Section):
 
     max_running: in one replica. max_waiting: more are answered with 503. lease_s: a worker that
     is silent for so long is taken for dead. keep_s: ended jobs are remembered for so long.
+    max_attempts: a job whose worker died, or failed by no fault of the job, so often is given up.
     """
 
     max_running: Annotated[int, Field(ge=0)] = 8
@@ -128,7 +129,7 @@ class JobSection(_Section):
     lease_s: Annotated[float, Field(ge=1)] = 15.0
     poll_s: Annotated[float, Field(gt=0)] = 1.0
     keep_s: Annotated[float, Field(gt=0)] = 7 * 86_400.0
-    max_attempts: Annotated[int, Field(ge=1)] = 5
+    max_attempts: Annotated[int, Field(ge=1)] = 20
 
 
 class WebhookSection(_Section):

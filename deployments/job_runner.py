@@ -40,6 +40,7 @@ _STAGES: Final = ("semantic", "coarse", "fine", "codec")
 _TELL_EVERY_S: Final = 1.0
 _STORE_PAUSE_S: Final = 2.0
 _FIRST_PAUSE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 60.0
 _SWEEP_EVERY_S: Final = 600.0
 
 
@@ -157,7 +158,7 @@ class JobRunner:
         try:
             made_id, result = await self._leased(held, progress, self._make(held.job, progress))
         except _PASSING as error:
-            pause_s = _FIRST_PAUSE_S * 2 ** (held.job.attempts - 1)
+            pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (held.job.attempts - 1))
             log.warning("%s is tried again in %.0f s: %s", held.job.id, pause_s, error.message)
             if held.job.attempts >= self._config.max_attempts:
                 await self._insist(jobs.fail, held, error.code, error.message)

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from deployments.config import StoreSection
 from pipeline.errors import EngineFailed
 from pipeline.models.locate import locate
 
@@ -61,6 +62,8 @@ def up(
     if model is not None:
         arguments = given["applications"][0].setdefault("args", {})
         arguments["model"] = {**(arguments.get("model") or {}), "name": model}
+    if address is None:
+        _make_absolute(given)
     schema, app_config = check_serve_config(given)
     Access(app_config.access).check_bind(schema.http_options.host)
     console = Console(stderr=True, highlight=False)
@@ -183,6 +186,15 @@ def _not_ready(url: str) -> str | None:
             return f"{url} (HTTP {error.code})"
     except OSError:
         return f"an answer at {url}"
+
+
+def _make_absolute(given: dict[str, Any]) -> None:
+    """Let a store's folder be meant from here, wherever the workers run."""
+    args = given["applications"][0].setdefault("args", {})
+    store = args.setdefault("store", {})
+    url = str(store.get("url", StoreSection().url))
+    if "://" not in url:
+        store["url"] = str(Path(url).absolute())
 
 
 def _reachable(host: str) -> str:

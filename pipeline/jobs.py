@@ -129,7 +129,7 @@ class Jobs:
         *,
         lease_s: float = 15.0,
         keep_s: float = 7 * 86_400.0,
-        max_attempts: int = 5,
+        max_attempts: int = 20,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._clock = store, clock

@@ -6,6 +6,7 @@ import copy
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,8 @@ class Served:
         from deployments.up import Cluster
 
         self._file = load_serve_file(ROOT / "serve_config.yaml")
+        self._data = tempfile.TemporaryDirectory()
+        self._file["applications"][0]["args"]["store"] = {"url": self._data.name}
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         resources = (8, 0) if address is None else (None, None)
@@ -88,6 +91,7 @@ class Served:
 
     def close(self) -> None:
         self._cluster.close()
+        self._data.cleanup()
 
 
 def free_port() -> int:
