@@ -208,12 +208,10 @@ def _library(model: str, data: str) -> VoiceLibrary:
 
 def _presets_of(source: str) -> VoiceLibrary:
     """Return the presets of a folder (of .npz files, or transformers' own), or of a hub model."""
-    from pipeline.bark import voice_library
+    from pipeline.models.hub_model import fetch_presets
     from pipeline.voices import VoiceLibrary
 
-    if Path(source).is_dir():
-        return VoiceLibrary([Path(source)])
-    return voice_library(source, _open(source))
+    return VoiceLibrary([Path(source) if Path(source).is_dir() else fetch_presets(source)])
 
 
 def _open(model: str) -> Checkpoint:

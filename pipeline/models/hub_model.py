@@ -40,6 +40,7 @@ _SETTINGS = [
     "special_tokens_map.json",
     "speaker_embeddings_path.json",
 ]
+_PRESETS = ["speaker_embeddings_path.json", "speaker_embeddings/*"]
 _SAFETENSORS = ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
 # NOTE: only where there is no safetensors. suno/bark also holds Suno's six .pt files, 18 GB.
 _PICKLES = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"]
@@ -71,13 +72,33 @@ def fetch_snapshot(
             )
         )
 
+    with _explained(name, revision), _progress_bars(progress):
+        folder = fetch(_SAFETENSORS)
+        if not any(folder.glob("model*.safetensors")):
+            folder = fetch(_PICKLES)
+    return folder
+
+
+def fetch_presets(name: str, *, revision: str | None = None, progress: bool = True) -> Path:
+    """Return a folder with all voice presets of a hub model, and no weights.
+
+    Raises:
+        InvalidCheckpoint: as for `fetch_snapshot`.
+    """
+    with _explained(name, revision), _progress_bars(progress):
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=_PRESETS, library_name="bark-serve"
+            )
+        )
+
+
+@contextmanager
+def _explained(name: str, revision: str | None) -> Iterator[None]:
     at = f"{name} at revision {revision}" if revision else name
     pinned = f" --revision {revision}" if revision else ""
     try:
-        with _progress_bars(progress):
-            folder = fetch(_SAFETENSORS)
-            if not any(folder.glob("model*.safetensors")):
-                folder = fetch(_PICKLES)
+        yield
     except GatedRepoError as error:
         raise InvalidCheckpoint(
             f"{name} asks its users to accept terms: do so on its page, then run `hf auth login` "
@@ -106,7 +127,6 @@ def fetch_snapshot(
             f"{at} could not be fetched ({type(error).__name__}: {error}): try again; what has "
             "arrived is kept"
         ) from error
-    return folder
 
 
 def fetch_preset(name: str, folder: Path, preset: str) -> Path:

@@ -275,6 +275,32 @@ def test_voice_presets_are_fetched_one_by_one_at_first_use(
     assert "VoiceNotFound" in get("v2/fr_speaker_1", endpoint)
 
 
+def test_all_presets_are_imported_without_the_weights(
+    hub: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    endpoint, fetched = hub
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    command = [sys.executable, "-m", "pipeline", "voices", "import", "suno/voices"]
+    for _ in range(2):
+        done = subprocess.run(
+            [*command, "--consent", "silence", "--data", str(tmp_path / "data")],
+            env=clean
+            | {"HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1", "HF_ENDPOINT": endpoint},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("2 voices in")
+    assert {path.name for path in (tmp_path / "data" / "voices" / "v2").iterdir()} == {
+        f"{name}_speaker_{n}.{kind}"
+        for name, n in (("en", 6), ("de", 0))
+        for kind in ("npz", "json")
+    }
+    assert "a:model.safetensors" not in fetched
+
+
 BERT = "google-bert/bert-base-multilingual-cased"
 REPOSITORIES[BERT] = {"vocab.txt": b"[PAD]\n[UNK]\n"}
 
