@@ -160,8 +160,7 @@ class Ingress:
 
     async def drain(self) -> None:
         """Turn new requests away, and return when the last one is answered."""
-        await self._generations.runner.drain()
-        await self.service.admission.drain()
+        await asyncio.gather(self._generations.runner.drain(), self.service.admission.drain())
 
     async def _start(
         self, request: Mapping[str, Any], *, is_streamed: bool = False

@@ -65,6 +65,11 @@ class JobRunner:
         self._swept_s = 0.0
         self.num_waiting = 0  # when the queue was last looked at, and what came since
 
+    @property
+    def num_running(self) -> int:
+        """Jobs in hand."""
+        return len(self._running)
+
     def start(self) -> None:
         """Begin to work, on the running event loop; again is no error."""
         if self._loop is None and self._config.max_running:
@@ -207,6 +212,8 @@ class JobRunner:
                     pass
                 break
             except Overloaded as error:  # the queue at the front is full of others
+                if self._is_stopping:
+                    raise  # another replica's, then
                 await asyncio.sleep(error.retry_after_s)
         progress |= dict.fromkeys(_STAGES, progress["segments"])
         clip = await generation.clip()

@@ -155,6 +155,20 @@ def test_a_job_is_cancelled_and_forgotten(client):
     assert ended(client, again["id"])["audio"]["sha256"] == done["audio"]["sha256"]
 
 
+def test_work_on_a_cancelled_job_stops(bark, tmp_path):
+    app = LocalApp(bark, {"store": {"url": str(tmp_path)}, "jobs": {"poll_s": 0.2}})
+    with httpx.Client(base_url=app.url, timeout=60) as client:
+        job = submit(client, input="Good morning. How are you today? " * 200)
+        path = f"/v1/generations/{job['id']}"
+        eventually(lambda: client.get(path).json()["progress"].get("segments"))
+        assert client.delete(path).json()["status"] == "cancelled"
+        eventually(lambda: not app.generations.runner.num_running)
+        assert client.get(path).json()["status"] == "cancelled"
+        assert not list(tmp_path.glob("generations/*"))  # given up, not finished in silence
+        eventually(lambda: not bark.stages.num_running)
+    app.close()
+
+
 def test_what_is_wrong_is_said_at_once(client):
     for changes, wanted in (
         ({"voice": "nobody"}, (404, "voice_not_found")),
