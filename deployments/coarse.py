@@ -10,6 +10,7 @@ from deployments.stage import StageReplica
 from deployments.wire import (
     Wire,
     check_keys,
+    headers_of,
     pack_report,
     unpack_call,
     unpack_integers,
@@ -18,6 +19,7 @@ from deployments.wire import (
 from pipeline.payloads import SemanticTokens
 from pipeline.request import CoarseSettings
 from pipeline.stages.coarse import CoarseStage as Stage
+from pipeline.telemetry import traced
 from pipeline.workers import Placement, Worker, open_coarse
 
 
@@ -41,7 +43,11 @@ class CoarseStage(StageReplica):
         self.num_calls += 1
         ids = unpack_integers(request["semantic"], "semantic", 1, self.spec.semantic.vocab_size)
         settings = unpack_settings(CoarseSettings, request.get("settings"))
-        codes, report = await self.worker.stage(
-            SemanticTokens(ids), self.history(request), settings, unpack_call(request)
+        codes, report = await traced(
+            "coarse",
+            headers_of(request),
+            self.worker.stage(
+                SemanticTokens(ids), self.history(request), settings, unpack_call(request)
+            ),
         )
         return self.result(coarse=codes.codes, report=pack_report(report))

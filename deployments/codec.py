@@ -9,10 +9,11 @@ import numpy as np
 
 from deployments.builtin_errors import raises_builtins
 from deployments.stage import StageReplica
-from deployments.wire import Wire, check_keys, pack_report, unpack_call, unpack_integers
+from deployments.wire import Wire, check_keys, headers_of, pack_report, unpack_call, unpack_integers
 from pipeline.errors import InvalidRequest
 from pipeline.payloads import FineCodes
 from pipeline.stages.codec import CodecStage as Stage
+from pipeline.telemetry import traced
 from pipeline.workers import Placement, Worker, open_codec
 
 
@@ -37,8 +38,10 @@ class CodecStage(StageReplica):
             raise InvalidRequest(
                 f"fine must have 1…{self.spec.fine.num_codebooks} rows, not {len(codes)}"
             )
-        sound, report = await self.worker.stage(
-            FineCodes(codes.astype(np.int32)), unpack_call(request)
+        sound, report = await traced(
+            "codec",
+            headers_of(request),
+            self.worker.stage(FineCodes(codes.astype(np.int32)), unpack_call(request)),
         )
         return self.result(
             samples=sound.samples, sample_rate=sound.sample_rate, report=pack_report(report)

@@ -12,6 +12,7 @@ from deployments.stage import StageReplica
 from deployments.wire import (
     Wire,
     check_keys,
+    headers_of,
     pack_report,
     unpack_call,
     unpack_integers,
@@ -20,6 +21,7 @@ from deployments.wire import (
 from pipeline.payloads import CoarseCodes
 from pipeline.request import FineSettings
 from pipeline.stages.fine import FineStage as Stage
+from pipeline.telemetry import traced
 from pipeline.workers import Placement, Worker, open_fine
 
 
@@ -41,10 +43,14 @@ class FineStage(StageReplica):
         self.num_calls += 1
         codes = unpack_integers(request["coarse"], "coarse", 2, self.spec.codebook_size)
         settings = unpack_settings(FineSettings, request.get("settings"))
-        fine, report = await self.worker.stage(
-            CoarseCodes(codes.astype(np.int32)),
-            self.history(request),
-            settings,
-            unpack_call(request),
+        fine, report = await traced(
+            "fine",
+            headers_of(request),
+            self.worker.stage(
+                CoarseCodes(codes.astype(np.int32)),
+                self.history(request),
+                settings,
+                unpack_call(request),
+            ),
         )
         return self.result(fine=fine.codes, report=pack_report(report))

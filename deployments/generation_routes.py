@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Request
@@ -25,6 +25,7 @@ from pipeline.audio import MEDIA_TYPES
 from pipeline.errors import GenerationNotFound
 from pipeline.generations import audio_key
 from pipeline.jobs import Job, is_job_id
+from pipeline.telemetry import carrier, joined
 
 Id = Annotated[str, Path(max_length=200, description="of a job, or a generation's own")]
 _SOUND: dict[int | str, dict[str, Any]] = {
@@ -50,8 +51,17 @@ class Generations:
         self._access, self._jobs = service.store, service.store.jobs
         self.runner = JobRunner(service, service.config.jobs, webhooks, self._told)
 
-    async def submit(self, body: GenerationRequest, owner: str, key: str | None) -> Job:
-        """Check a request and queue it; what is wrong with it is said now."""
+    async def submit(
+        self,
+        body: GenerationRequest,
+        owner: str,
+        key: str | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Job:
+        """Check a request and queue it; what is wrong with it is said now.
+
+        headers: W3C trace context of the caller.
+        """
         check_model(body.model, self._service.model_names)
         if body.webhook is not None:
             self._webhooks.check(body.webhook)
@@ -72,6 +82,7 @@ class Generations:
             speed=body.speed,
             key=key,
             hook_url=body.webhook,
+            trace=carrier(joined(headers)),
         )
         if job.has_work:
             self.runner.wake()
@@ -175,6 +186,7 @@ def add_generation_routes(
     @v1.post("/generations", status_code=202, tags=["generations"])
     async def submit(
         body: GenerationRequest,
+        request: Request,
         response: Response,
         who: Caller = known,
         idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
@@ -184,7 +196,7 @@ def add_generation_routes(
         With an `Idempotency-Key`, it is so even after it has failed.
         """
         with access.counted(who):
-            job = await generations.submit(body, who.name, idempotency_key)
+            job = await generations.submit(body, who.name, idempotency_key, request.headers)
         response.headers["Location"] = f"/v1/generations/{job.id}"
         return generations.describe(job)
 

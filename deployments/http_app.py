@@ -18,6 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from deployments.access import Access, Caller
 from deployments.generation_routes import Generations, add_generation_routes
 from deployments.http_errors import check_model, error_response
+from deployments.keeping import keep
 from deployments.middleware import RequestEnvelope, request_id
 from deployments.schemas import (
     ErrorBody,
@@ -84,6 +85,8 @@ def create_app(
 
     app = FastAPI(
         lifespan=lifespan,
+        # our own spans begin with the request: FastAPI's would be beside them
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         title="bark-serve",
         version=installed_version(),
         summary="Suno's Bark as a service: text in, sound out.",
@@ -120,7 +123,13 @@ def create_app(
         check_model(body.model, service.model_names)
         async with AsyncExitStack() as held:
             held.enter_context(access.counted(who))
-            generation = await service.start(body.fields(), is_streamed=True)
+            generation = await service.start(
+                body.fields(),
+                is_streamed=True,
+                headers=request.headers,
+                # before the last byte is sent: who has them all can count on it
+                at_end=keep if body.store else None,
+            )
             answer = await speak(generation, body, request_id(request), held)
             if hasattr(answer, "body_iterator"):
                 held.pop_all()  # the stream releases what is held when it ends

@@ -18,9 +18,11 @@ from deployments.http_app import create_app
 from deployments.keeping import label_of
 from deployments.remote import RemoteStages
 from deployments.service import Generation, Service
+from deployments.stage import this_replica
 from deployments.store_access import StoreAccess
+from deployments.tracing import set_up_tracing
 from deployments.webhooks import Webhooks
-from deployments.wire import Wire
+from deployments.wire import Wire, headers_of
 from pipeline.audio import encode
 from pipeline.bark import voice_library
 from pipeline.errors import InvalidRequest, Overloaded
@@ -43,6 +45,7 @@ class Ingress:
         fine: DeploymentHandle[Any],
         codec: DeploymentHandle[Any],
     ) -> None:
+        set_up_tracing(*this_replica())
         self._handles = {"semantic": semantic, "coarse": coarse, "fine": fine, "codec": codec}
         model = config.model
         checkpoint = open_checkpoint(locate(model.name, revision=model.revision))
@@ -168,11 +171,15 @@ class Ingress:
         if not isinstance(request, Mapping):
             raise InvalidRequest(f"the request must be a dict, not {type(request).__name__}")
         fields = dict(request)
-        audio_format, given = fields.pop("format", None), {}
+        audio_format, headers = fields.pop("format", None), headers_of(fields)
+        fields.pop("trace", None)
+        given = {}
         if isinstance(fields.get("voice"), Mapping):
             given[_GIVEN] = fields["voice"]
             fields["voice"] = _GIVEN
-        generation = await self.service.start(fields, given, is_streamed=is_streamed)
+        generation = await self.service.start(
+            fields, given, is_streamed=is_streamed, headers=headers
+        )
         return generation, audio_format
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from deployments.config import JobSection
 from deployments.keeping import find_kept, keep, keep_rendition
-from deployments.service import Service
+from deployments.service import Generation, Service
 from deployments.webhooks import Webhooks
 from pipeline.errors import (
     BarkError,
@@ -202,9 +202,17 @@ class JobRunner:
             elif done == total:
                 progress[stage] = progress.get(stage, 0) + 1
 
-        generation = await self._service.start(job.request, progress=told)
-        form = (self._access, job.audio_format, job.speed)
-        if (made := await find_kept(generation.id, *form)) is not None:
+        form, kept = (job.audio_format, job.speed), list[dict[str, Any]]()
+
+        async def keep_all(done: Generation) -> None:
+            progress.update(dict.fromkeys(_STAGES, progress["segments"]))
+            kept.append(await self._insist_on(lambda: keep(done)))
+            kept.append(await self._insist_on(lambda: keep_rendition(done, *form)))
+
+        generation = await self._service.start(
+            job.request, progress=told, headers=job.trace, at_end=keep_all
+        )
+        if (made := await find_kept(generation.id, self._access, *form)) is not None:
             return generation.id, _result(*made)
         while True:
             try:
@@ -215,11 +223,8 @@ class JobRunner:
                 if self._is_stopping:
                     raise  # another replica's, then
                 await asyncio.sleep(error.retry_after_s)
-        progress |= dict.fromkeys(_STAGES, progress["segments"])
-        clip = await generation.clip()
-        facts = await self._insist_on(lambda: keep(generation, clip, self._access))
-        file = await self._insist_on(lambda: keep_rendition(generation, clip, *form))
-        return clip.id, _result(facts, file)
+        facts, file = kept
+        return generation.id, _result(facts, file)
 
     async def _tell(self, held: Held) -> None:
         hook, job = held.job.hook, held.job

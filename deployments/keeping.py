@@ -8,20 +8,20 @@ from typing import Any
 from deployments.service import Generation
 from deployments.store_access import StoreAccess
 from pipeline.audio import MEDIA_TYPES, SyntheticLabel, change_speed, encode
-from pipeline.clip import Clip
 from pipeline.generations import audio_key, rendition_key
 
 Json = dict[str, Any]
 
 
-async def keep(generation: Generation, clip: Clip, access: StoreAccess) -> Json:
-    """Save a clip as wav, with its tokens and manifest; return the manifest that is now there.
+async def keep(generation: Generation) -> Json:
+    """Save a generation as wav, with its tokens and manifest; return the manifest that is there.
 
     Wav whatever was answered: equal ids keep equal bytes.
 
     Raises:
         StoreUnavailable: nothing complete was left behind.
     """
+    access, clip = generation.service.store, await generation.clip()
 
     def save() -> Json:
         label = label_of(generation)
@@ -32,10 +32,8 @@ async def keep(generation: Generation, clip: Clip, access: StoreAccess) -> Json:
     return await access.run(save)
 
 
-async def keep_rendition(
-    generation: Generation, clip: Clip, access: StoreAccess, audio_format: str, speed: float
-) -> Json:
-    """Save a clip's sound in a format and speed beside it, and return what is known of the file.
+async def keep_rendition(generation: Generation, audio_format: str, speed: float) -> Json:
+    """Save the sound in a format and speed beside it, and return what is known of the file.
 
     Returns:
         `key` in the store, `sha256`, `bytes`, `media_type`.
@@ -43,6 +41,7 @@ async def keep_rendition(
     Raises:
         StoreUnavailable, InvalidRequest.
     """
+    access, clip = generation.service.store, await generation.clip()
 
     def save() -> Json:
         key = rendition_key(clip.id, audio_format, speed)

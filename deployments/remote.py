@@ -40,6 +40,7 @@ from pipeline.request import CoarseSettings, FineSettings, SemanticSettings
 from pipeline.spec import BarkSpec
 from pipeline.stages.decoding import Call
 from pipeline.stages.text import TextStage
+from pipeline.telemetry import failed_attempt
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +133,7 @@ class RemoteStages:
                 if deaths > MAX_REPEATS:
                     raise EngineFailed(f"the {stage} stage died {deaths} times") from error
                 log.warning("a replica of %s died with a call; making it again", stage)
+                request["trace"] = failed_attempt(stage, deaths, error)
             except ModelChanged:
                 if time.monotonic() - began > _SAME_MODEL_FOR_S:
                     raise

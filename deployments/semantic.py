@@ -8,11 +8,12 @@ from typing import Any
 
 from deployments.builtin_errors import raises_builtins
 from deployments.stage import StageReplica
-from deployments.wire import Wire, check_keys, pack_report, unpack_call, unpack_settings
+from deployments.wire import Wire, check_keys, headers_of, pack_report, unpack_call, unpack_settings
 from pipeline.errors import InvalidRequest
 from pipeline.request import SemanticSettings
 from pipeline.stages.semantic import SemanticStage as Stage
 from pipeline.stages.text import TextStage
+from pipeline.telemetry import traced
 from pipeline.workers import Placement, Worker, open_semantic
 
 
@@ -51,8 +52,10 @@ class SemanticStage(StageReplica):
             self._text(text),
             unpack_settings(SemanticSettings, request.get("settings")),
         )
-        tokens, report = await self.worker.stage(
-            pieces, self.history(request), settings, unpack_call(request)
+        tokens, report = await traced(
+            "semantic",
+            headers_of(request),
+            self.worker.stage(pieces, self.history(request), settings, unpack_call(request)),
         )
         return self.result(
             semantic=tokens.ids,

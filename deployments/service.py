@@ -11,14 +11,17 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from opentelemetry.context import Context
+
 from deployments.admission import Admission
 from deployments.config import AppConfig
 from deployments.store_access import StoreAccess
+from pipeline import telemetry
 from pipeline.clip import Clip
 from pipeline.errors import InvalidRequest, TextTooLong
 from pipeline.identity import generation_id
@@ -27,8 +30,10 @@ from pipeline.payloads import HistoryPrompt
 from pipeline.request import SynthesisRequest
 from pipeline.spec import NUMERICS_VERSION
 from pipeline.synthesis import Progress, SegmentResult, Stages, synthesize
+from pipeline.telemetry import STORE, request_span, spanned
 from pipeline.voices import VoiceLibrary, read_voice, voice_digest
 
+AtEnd = Callable[["Generation"], Awaitable[object]]
 DEFAULT_VOICE = "default"  # no history prompt
 
 
@@ -44,6 +49,7 @@ class Generation:
     """One request under way. Iterate over `segments` once, to the end; then ask for `clip`.
 
     id, num_segments: known from the first segment on; only then is it certain which model speaks.
+    context: of the caller's trace. at_end: done when all segments are there, as a part of it.
     """
 
     service: Service
@@ -54,6 +60,8 @@ class Generation:
     began_s: float
     progress: Progress | None = None
     is_streamed: bool = False
+    context: Context | None = None
+    at_end: AtEnd | None = None
     num_segments: int = 0
     done: list[SegmentResult] = field(default_factory=list)
     first_audio_s: float = 0.0
@@ -87,26 +95,48 @@ class Generation:
         Raises:
             Overloaded, DeadlineExceeded, InvalidRequest, EngineFailed.
         """
+        with request_span(self.context, **self._attributes()) as (span, context):
+            async with self.service.admission.admit(self.deadline_s):
+                running = self._synthesize(context)
+                try:
+                    async for segment in running:
+                        self.done.append(segment)
+                        self.total_s = time.monotonic() - self.began_s
+                        self.first_audio_s = self.first_audio_s or self.total_s
+                        yield segment
+                finally:
+                    await running.aclose()  # cancels what is still in flight
+            if self.at_end is not None:
+                with spanned(STORE, context):
+                    await self.at_end(self)
+            span.set_attributes(self._found())
+
+    def _synthesize(self, context: Context) -> AsyncGenerator[SegmentResult]:
         turns = self.request.all_turns
-        voices = [None if t.voice is None else self.histories[t.voice] for t in turns]
-        async with self.service.admission.admit(self.deadline_s):
-            running = synthesize(
-                self.request,
-                voices,
-                self.seed,
-                self.service.stages,
-                deadline_s=self.deadline_s,
-                progress=self._told,
-                first_alone=self.is_streamed,
-            )
-            try:
-                async for segment in running:
-                    self.done.append(segment)
-                    self.total_s = time.monotonic() - self.began_s
-                    self.first_audio_s = self.first_audio_s or self.total_s
-                    yield segment
-            finally:
-                await running.aclose()  # cancels what is still in flight
+        return synthesize(
+            self.request,
+            [None if t.voice is None else self.histories[t.voice] for t in turns],
+            self.seed,
+            self.service.stages,
+            deadline_s=self.deadline_s,
+            progress=self._told,
+            first_alone=self.is_streamed,
+            context=context,
+        )
+
+    def _attributes(self) -> dict[str, Any]:
+        characters = sum(len(turn.text) for turn in self.request.all_turns)
+        known = {telemetry.SEED: self.seed, telemetry.CHARACTERS: characters}
+        return known | ({} if self.request.voice is None else {telemetry.VOICE: self.request.voice})
+
+    def _found(self) -> dict[str, Any]:
+        reports = [report for segment in self.done for report in segment.reports]
+        return {
+            telemetry.ID: self.id,
+            telemetry.SEGMENTS: len(self.done),
+            telemetry.AUDIO_S: sum(segment.sound.duration_s for segment in self.done),
+            telemetry.DEVICE_S: sum(report.device_s for report in reports),
+        }
 
     def _told(self, stage: str, segment: int, done: int, total: int) -> None:
         if stage == "text":
@@ -171,6 +201,8 @@ class Service:
         progress: Progress | None = None,
         *,
         is_streamed: bool = False,
+        headers: Mapping[str, str] | None = None,
+        at_end: AtEnd | None = None,
     ) -> Generation:
         """Check a request; nothing runs yet.
 
@@ -178,6 +210,8 @@ class Service:
             fields: of `SynthesisRequest`; `voice` may also be an alias or `default`.
             voices: presets given as arrays, by the names that the fields use for them.
             is_streamed: somebody listens from the first segment on.
+            headers: W3C trace context of the caller, where there is one.
+            at_end: what is done with the generation when all of it is made.
 
         Raises:
             InvalidRequest, InvalidVoice, VoiceNotFound.
@@ -197,7 +231,16 @@ class Service:
         }
         seed = request.seed if request.seed is not None else secrets.randbelow(2**32)
         return Generation(
-            self, request, histories, seed, began + timeout_s, began, progress, is_streamed
+            self,
+            request,
+            histories,
+            seed,
+            began + timeout_s,
+            began,
+            progress,
+            is_streamed,
+            telemetry.joined(headers),
+            at_end,
         )
 
     def digest(self, *request: Any) -> str:

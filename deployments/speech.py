@@ -18,7 +18,6 @@ import numpy as np
 from starlette.responses import Response, StreamingResponse
 
 from deployments.http_errors import error_body
-from deployments.keeping import keep
 from deployments.schemas import SpeechRequest
 from deployments.service import Generation
 from pipeline.audio import MEDIA_TYPES, StreamEncoder, SyntheticLabel, change_speed, encode
@@ -53,8 +52,6 @@ async def speak(
     async for _ in segments:
         raise AssertionError("more segments than were planned")
     clip = await generation.clip()
-    if body.store:
-        await keep(generation, clip, generation.service.store)
     data = await asyncio.to_thread(_file, clip, body, label)
     return Response(
         data, headers={**headers, **facts(clip)}, media_type=MEDIA_TYPES[body.response_format]
@@ -100,8 +97,6 @@ async def _pieces(
         if len(silence):
             yield await asyncio.to_thread(encoder.write, silence)
         yield await asyncio.to_thread(encoded, segment.sound.samples)
-    if body.store:  # before the last byte: who has them all can count on it
-        await keep(generation, await generation.clip(), generation.service.store)
     yield await asyncio.to_thread(encoder.close)
 
 

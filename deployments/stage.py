@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import ray
+from ray import serve
 
 from deployments.config import AppConfig
+from deployments.tracing import set_up_tracing
 from deployments.wire import Wire
 from pipeline.bark import voice_library
 from pipeline.engine.runner import Device
@@ -22,12 +24,19 @@ from pipeline.voices import read_voice
 from pipeline.workers import Placement, Worker
 
 
+def this_replica() -> tuple[str, str]:
+    """Return the names of the deployment and of the replica that this process is."""
+    context = serve.get_replica_context()
+    return context.deployment, context.replica_id.unique_id
+
+
 class StageReplica(ABC):
     """One stage on one device. Methods are called by Serve, many at once, on one event loop."""
 
     slots: ClassVar[str | None] = None  # the setting that says how many, where there are any
 
     def __init__(self, config: AppConfig) -> None:
+        set_up_tracing(*this_replica())
         model = config.model
         self._stuck_after_s = config.engine.stuck_after_s
         self.checkpoint = open_checkpoint(locate(model.name, revision=model.revision))

@@ -11,6 +11,7 @@ call of a stage is one dict:
 | `settings` | of this stage, as in `pipeline.request` |
 | `deadline_unix_s` | when nobody waits for the result any longer |
 | `model_digest` | the model that the tokens belong to; None: any |
+| `trace` | W3C trace context: `{"traceparent": …, "tracestate": …}`, or None |
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from pipeline.errors import InvalidRequest
 from pipeline.payloads import HistoryPrompt, StageReport
 from pipeline.request import SEED_STOP
 from pipeline.stages.decoding import Call
+from pipeline.telemetry import carrier
 
 Wire = dict[str, Any]
 
-_KEYS = {"voice", "seed", "segment", "settings", "deadline_unix_s", "model_digest"}
+_KEYS = {"voice", "seed", "segment", "settings", "deadline_unix_s", "model_digest", "trace"}
 
 
 def pack_call(
@@ -51,6 +53,7 @@ def pack_call(
         "settings": None if settings is None else settings.model_dump(),
         "deadline_unix_s": deadline,
         "model_digest": model_digest,
+        "trace": carrier(),
     }
 
 
@@ -84,6 +87,20 @@ def unpack_call(request: Mapping[str, Any]) -> Call:
     unix_s = request.get("deadline_unix_s")
     deadline = None if unix_s is None else time.monotonic() + float(unix_s) - time.time()
     return Call(numbers["seed"], numbers["segment"], deadline)
+
+
+def headers_of(request: Mapping[str, Any]) -> dict[str, str]:
+    """Return the trace context of a call.
+
+    Raises:
+        InvalidRequest: it is no mapping of strings.
+    """
+    given = request.get("trace")
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(v, str) for v in given.values()):
+        raise InvalidRequest("trace must be a dict of strings, such as traceparent")
+    return {str(name): value for name, value in given.items()}
 
 
 def unpack_settings(kind: type[BaseModel], given: Any) -> Any:

@@ -47,6 +47,7 @@ from pipeline.store import Store
 from pipeline.store.local import LocalStore
 from pipeline.stored_voices import Voices
 from pipeline.synthesis import Progress, SegmentResult, synthesize
+from pipeline.telemetry import SEED, request_span
 from pipeline.voices import VoiceLibrary, read_voice, voice_digest
 
 Voice = str | Path | Mapping[str, NDArray[Any]] | HistoryPrompt
@@ -197,11 +198,18 @@ class Bark:
         deadline_s = None if request.timeout_s is None else started + request.timeout_s
         first_audio_s = 0.0
         segments: list[SegmentResult] = []
-        async for segment in synthesize(
-            request, histories, seed, self.stages, deadline_s=deadline_s, progress=progress
-        ):
-            first_audio_s = first_audio_s or time.monotonic() - started
-            segments.append(segment)
+        with request_span(None, **{SEED: seed}) as (_, context):
+            async for segment in synthesize(
+                request,
+                histories,
+                seed,
+                self.stages,
+                deadline_s=deadline_s,
+                progress=progress,
+                context=context,
+            ):
+                first_audio_s = first_audio_s or time.monotonic() - started
+                segments.append(segment)
         total_s = time.monotonic() - started
 
         def clip() -> Clip:

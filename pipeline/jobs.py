@@ -60,7 +60,7 @@ class Job:
     `SynthesisRequest`, its seed among them. attempts: how often a worker has begun.
     not_before_unix_s: while a try is waited for. progress: segments, and how many of them each
     stage has done. result: what is told about the finished generation; its id is in
-    `generation_id`.
+    `generation_id`. trace: W3C headers of the request that asked for it.
     """
 
     id: str
@@ -79,6 +79,7 @@ class Job:
     result: dict[str, Any] | None = None
     error: dict[str, str] | None = None
     hook: Hook | None = None
+    trace: dict[str, str] = field(default_factory=dict)
     ended_unix_s: float | None = None
 
     @property
@@ -146,6 +147,7 @@ class Jobs:
         speed: float = 1.0,
         key: str | None = None,
         hook_url: str | None = None,
+        trace: Mapping[str, str] | None = None,
     ) -> Job:
         """Queue a job, or return the one that there is already.
 
@@ -168,6 +170,7 @@ class Jobs:
             speed=speed,
             created_unix_s=self._clock(),
             hook=None if hook_url is None else Hook(hook_url),
+            trace=dict(trace or {}),
         )
         for _ in range(_TRIES):
             if self._store.put_if_absent(_key(fresh.id), fresh.pack()):

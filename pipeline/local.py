@@ -20,6 +20,7 @@ from pipeline.request import CoarseSettings, FineSettings, SemanticSettings
 from pipeline.spec import Precision
 from pipeline.stages.decoding import Call
 from pipeline.stages.text import TextStage
+from pipeline.telemetry import traced
 from pipeline.workers import Placement, Worker, open_coarse, open_codec, open_fine, open_semantic
 
 
@@ -85,7 +86,7 @@ class LocalStages:
         call: Call,
     ) -> tuple[SemanticTokens, StageReport]:
         """See `SemanticStage`."""
-        return await self._semantic.stage(text, history, settings, call)
+        return await traced("semantic", None, self._semantic.stage(text, history, settings, call))
 
     async def coarse(
         self,
@@ -95,7 +96,7 @@ class LocalStages:
         call: Call,
     ) -> tuple[CoarseCodes, StageReport]:
         """See `CoarseStage`."""
-        return await self._coarse.stage(semantic, history, settings, call)
+        return await traced("coarse", None, self._coarse.stage(semantic, history, settings, call))
 
     async def fine(
         self,
@@ -105,11 +106,11 @@ class LocalStages:
         call: Call,
     ) -> tuple[FineCodes, StageReport]:
         """See `FineStage`."""
-        return await self._fine.stage(coarse, history, settings, call)
+        return await traced("fine", None, self._fine.stage(coarse, history, settings, call))
 
     async def codec(self, fine: FineCodes, call: Call) -> tuple[Waveform, StageReport]:
         """See `CodecStage`."""
-        return await self._codec.stage(fine, call)
+        return await traced("codec", None, self._codec.stage(fine, call))
 
     @property
     def num_running(self) -> int:

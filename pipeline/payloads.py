@@ -146,11 +146,15 @@ class Waveform:
 # ── beside every result ──────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """What one stage spent on one segment. `device_s` is this request's share of its batches."""
+    """What one stage spent on one segment. `device_s` is this request's share of its batches.
+
+    began_unix_s: when it was asked, by the clock of the machine it ran on.
+    """
 
     stage: str
     queue_s: float
     device_s: float
+    began_unix_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
     tokens: int = 0
@@ -158,3 +162,14 @@ class StageReport:
     mean_batch: float = 1.0
     prefilled_positions: int = 0
     reused_positions: int = 0
+
+    @property
+    def parts(self) -> tuple[tuple[str, float], ...]:
+        """Return where the time went, in order: names and seconds."""
+        if self.prefill_s or self.decode_s:
+            return (
+                ("queue", self.queue_s),
+                ("prefill", self.prefill_s),
+                ("decode", self.decode_s),
+            )
+        return (("queue", self.queue_s), ("decode", self.device_s))

@@ -11,9 +11,10 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from opentelemetry.context import Context
 
 from pipeline.errors import InvalidVoice, ModelChanged
 from pipeline.payloads import (
@@ -29,6 +30,7 @@ from pipeline.request import CoarseSettings, FineSettings, SemanticSettings, Syn
 from pipeline.segments import Segment, longest_segment_s, plan_segments
 from pipeline.spec import BarkSpec
 from pipeline.stages.decoding import Call
+from pipeline.telemetry import AUDIO_S, FINISH, SEGMENT, spanned
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ async def synthesize(
     deadline_s: float | None = None,
     progress: Progress | None = None,
     first_alone: bool = False,
+    context: Context | None = None,
 ) -> AsyncGenerator[SegmentResult]:
     """Turn a request into sound, segment by segment, in order.
 
@@ -106,6 +109,7 @@ async def synthesize(
         deadline_s: on the clock of `time.monotonic`.
         first_alone: begin with the others when the first is done, for listeners who wait for it:
             a batch of all is faster for the whole, and slower for each.
+        context: of the trace that the segments are a part of; None: the one they find.
 
     Raises:
         InvalidRequest: text that can not be spoken. And whatever the stages raise; segments
@@ -128,7 +132,8 @@ async def synthesize(
 
     def run(index: int, history: HistoryPrompt | None) -> asyncio.Task[SegmentResult]:
         return asyncio.create_task(
-            _segment(
+            _segment_in_trace(
+                context,
                 segments[index],
                 texts[index],
                 history,
@@ -164,6 +169,16 @@ async def synthesize(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _segment_in_trace(
+    context: Context | None, segment: Segment, *arguments: Any
+) -> SegmentResult:
+    with spanned(SEGMENT, context) as span:
+        span.set_attribute("bark.segment", segment.index)
+        result = await _segment(segment, *arguments)
+        span.set_attributes({FINISH: result.finish_reason, AUDIO_S: result.sound.duration_s})
+        return result
 
 
 async def _segment(

@@ -12,7 +12,7 @@ from pipeline.engine.runner import Device
 from pipeline.errors import EngineFailed, InvalidRequest
 from pipeline.models.encodec import CodecDecoder
 from pipeline.payloads import FineCodes, Float32, StageReport, Waveform
-from pipeline.stages.decoding import Call
+from pipeline.stages.decoding import Call, unix_s
 
 
 class CodecStage:
@@ -34,8 +34,13 @@ class CodecStage:
         submitted = time.monotonic()
         job = Job(self._decode(fine, call), deadline_s=call.deadline_s, size=frames)
         sound: Waveform = await self._turns.run(job)
-        waited = time.monotonic() - submitted - job.device_s
-        return sound, StageReport("codec", queue_s=waited, device_s=job.device_s, tokens=frames)
+        return sound, StageReport(
+            "codec",
+            queue_s=time.monotonic() - submitted - job.device_s,
+            device_s=job.device_s,
+            began_unix_s=unix_s(submitted),
+            tokens=frames,
+        )
 
     def _decode(self, fine: FineCodes, call: Call) -> Generator[float, None, Waveform]:
         """Yield after every piece; return the sound."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -40,6 +41,11 @@ class Call:
         return None if report is None else lambda done: report(done, total)
 
 
+def unix_s(monotonic_s: float) -> float:
+    """Return a moment of `time.monotonic` on the clock of the day."""
+    return time.time() - (time.monotonic() - monotonic_s)
+
+
 def report(stage: str, sequence: Sequence) -> StageReport:
     """Sum up what a finished sequence cost."""
     stats = sequence.stats
@@ -47,6 +53,7 @@ def report(stage: str, sequence: Sequence) -> StageReport:
         stage=stage,
         queue_s=stats.queue_s,
         device_s=stats.device_s,
+        began_unix_s=unix_s(sequence.submitted_s),
         prefill_s=stats.prefill_s,
         decode_s=stats.decode_s,
         tokens=len(sequence.tokens),

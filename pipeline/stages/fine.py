@@ -19,7 +19,7 @@ from pipeline.errors import InvalidRequest
 from pipeline.payloads import CoarseCodes, FineCodes, HistoryPrompt, StageReport
 from pipeline.request import FineSettings
 from pipeline.spec import BarkSpec
-from pipeline.stages.decoding import Call, StageNumber
+from pipeline.stages.decoding import Call, StageNumber, unix_s
 
 Int64 = NDArray[np.int64]
 
@@ -54,8 +54,13 @@ class FineStage:
             self._passes(coarse, history, settings, call), deadline_s=call.deadline_s, size=frames
         )
         codes: FineCodes = await self._turns.run(job)
-        waited = time.monotonic() - submitted - job.device_s
-        return codes, StageReport("fine", queue_s=waited, device_s=job.device_s, tokens=frames)
+        return codes, StageReport(
+            "fine",
+            queue_s=time.monotonic() - submitted - job.device_s,
+            device_s=job.device_s,
+            began_unix_s=unix_s(submitted),
+            tokens=frames,
+        )
 
     def _passes(
         self,
