@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -29,9 +29,10 @@ from deployments.schemas import (
 )
 from deployments.service import Service
 from deployments.speech import speak
+from deployments.trace_page import trace_page
 from deployments.voice_routes import StoredVoices, add_voice_routes
 from pipeline.audio.label import installed_version
-from pipeline.errors import BarkError, EngineFailed, InvalidRequest
+from pipeline.errors import BarkError, EngineFailed, GenerationNotFound, InvalidRequest
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def create_app(
     generations: Generations,
     access: Access,
     is_ready: Callable[[], Awaitable[None]],
+    find_trace: Callable[[str], Awaitable[Mapping[str, Any] | None]],
     *,
     behind_proxy: bool = False,
 ) -> FastAPI:
@@ -75,6 +77,7 @@ def create_app(
 
     Args:
         is_ready: returns when every stage answers, raises a BarkError where one does not.
+        find_trace: where the time of a recent request went, whichever replica had it.
         behind_proxy: Serve's proxy is before it, and writes `X-Request-Id` itself.
     """
 
@@ -129,6 +132,7 @@ def create_app(
                 headers=request.headers,
                 # before the last byte is sent: who has them all can count on it
                 at_end=keep if body.store else None,
+                request_id=request_id(request),
             )
             answer = await speak(generation, body, request_id(request), held)
             if hasattr(answer, "body_iterator"):
@@ -144,6 +148,19 @@ def create_app(
     add_voice_routes(v1, StoredVoices(service), _caller)
     add_generation_routes(v1, generations, _caller, access)
     app.include_router(v1)
+
+    @app.get(
+        "/traces/{id}",
+        tags=["health"],
+        response_class=Response,
+        responses={200: {"description": "a page", "content": {"text/html": {}}}},
+    )
+    async def trace(id: Annotated[str, Path(max_length=200)], _: Known) -> Response:
+        """Draw where the time of a recent request went; by X-Request-Id, X-Bark-Id or trace id."""
+        record = await find_trace(id)
+        if record is None:
+            raise GenerationNotFound(f"no recent request has the id {id[:100]!r}")
+        return HTMLResponse(trace_page(record))
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Health:

@@ -8,11 +8,12 @@ from contextlib import aclosing
 from typing import Any
 
 from fastapi import FastAPI
+from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.access import Access
 from deployments.builtin_errors import builtins_raised, raises_builtins
-from deployments.config import AppConfig
+from deployments.config import APP_NAME, INGRESS, AppConfig
 from deployments.generation_routes import Generations
 from deployments.http_app import create_app
 from deployments.keeping import label_of
@@ -70,7 +71,12 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the routes; Serve asks once, when the replica starts."""
         return create_app(
-            self.service, self._generations, self._access, self._ready, behind_proxy=True
+            self.service,
+            self._generations,
+            self._access,
+            self._ready,
+            self._find_trace,
+            behind_proxy=True,
         )
 
     async def _ready(self) -> None:
@@ -93,6 +99,19 @@ class Ingress:
         missing = [name for name in await asyncio.gather(*map(silent, self._handles)) if name]
         if missing:
             raise Overloaded(f"no answer yet from {', '.join(missing)}", 2.0)
+
+    async def _find_trace(self, name: str) -> Wire | None:
+        """Look here, then ask the other replicas."""
+        if (found := await self.trace_of(name)) is not None:
+            return found
+        ingress = serve.get_deployment_handle(INGRESS, APP_NAME)
+        answers = await ingress.broadcast("trace_of", name).results_async()
+        return next((found for found in answers if found is not None), None)
+
+    async def trace_of(self, name: str) -> Wire | None:
+        """Return where the time of one of this replica's recent requests went."""
+        found = self.service.recent.find(name)
+        return None if found is None else dict(found)
 
     # ── handles: dicts, numpy arrays, bytes and builtins only ────────────────────────────────────
     @raises_builtins

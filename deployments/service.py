@@ -11,15 +11,19 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
 
 from opentelemetry.context import Context
+from opentelemetry.trace import Span
 
 from deployments.admission import Admission
 from deployments.config import AppConfig
+from deployments.recent import Recent
 from deployments.store_access import StoreAccess
 from pipeline import telemetry
 from pipeline.clip import Clip
@@ -32,6 +36,7 @@ from pipeline.spec import NUMERICS_VERSION
 from pipeline.synthesis import Progress, SegmentResult, Stages, synthesize
 from pipeline.telemetry import STORE, request_span, spanned
 from pipeline.voices import VoiceLibrary, read_voice, voice_digest
+from pipeline.waterfall import Waterfall
 
 AtEnd = Callable[["Generation"], Awaitable[object]]
 DEFAULT_VOICE = "default"  # no history prompt
@@ -62,6 +67,7 @@ class Generation:
     is_streamed: bool = False
     context: Context | None = None
     at_end: AtEnd | None = None
+    request_id: str = ""
     num_segments: int = 0
     done: list[SegmentResult] = field(default_factory=list)
     first_audio_s: float = 0.0
@@ -95,7 +101,10 @@ class Generation:
         Raises:
             Overloaded, DeadlineExceeded, InvalidRequest, EngineFailed.
         """
-        with request_span(self.context, **self._attributes()) as (span, context):
+        with (
+            request_span(self.context, **self._attributes()) as (span, context),
+            self._remembered(span),
+        ):
             async with self.service.admission.admit(self.deadline_s):
                 running = self._synthesize(context)
                 try:
@@ -110,6 +119,34 @@ class Generation:
                 with spanned(STORE, context):
                     await self.at_end(self)
             span.set_attributes(self._found())
+
+    @contextmanager
+    def _remembered(self, span: Span) -> Iterator[None]:
+        """Keep where the time went, however it ends."""
+        outcome = "ok"
+        try:
+            yield
+        except BaseException as error:
+            outcome = getattr(error, "code", "cancelled")
+            raise
+        finally:
+            known = span.get_span_context()
+            trace_id = f"{known.trace_id:032x}" if known.is_valid else ""
+            made_id = self.id if self.done else ""
+            waited_s = time.monotonic() - self.began_s
+            record = {
+                "request_id": self.request_id,
+                "generation_id": made_id,
+                "trace_id": trace_id,
+                "outcome": outcome,
+                "ended": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "seed": self.seed,
+                "segments": f"{len(self.done)} of {self.num_segments}",
+                "audio_seconds": round(sum(s.sound.duration_s for s in self.done), 3),
+                "first_audio_seconds": round(self.first_audio_s, 3),
+                "waterfall": Waterfall.of(self.done, waited_s).as_dict(),
+            }
+            self.service.recent.add(record, trace_id, made_id, self.request_id)
 
     def _synthesize(self, context: Context) -> AsyncGenerator[SegmentResult]:
         turns = self.request.all_turns
@@ -187,6 +224,7 @@ class Service:
     ) -> None:
         self.config, self.stages, self.voices, self.store = config, stages, voices, store
         self.model_digest = model_digest
+        self.recent = Recent()
         self.admission = Admission(config.admission.max_running, config.admission.max_waiting)
 
     @property
@@ -203,6 +241,7 @@ class Service:
         is_streamed: bool = False,
         headers: Mapping[str, str] | None = None,
         at_end: AtEnd | None = None,
+        request_id: str = "",
     ) -> Generation:
         """Check a request; nothing runs yet.
 
@@ -212,6 +251,7 @@ class Service:
             is_streamed: somebody listens from the first segment on.
             headers: W3C trace context of the caller, where there is one.
             at_end: what is done with the generation when all of it is made.
+            request_id: by which its caller knows it.
 
         Raises:
             InvalidRequest, InvalidVoice, VoiceNotFound.
@@ -241,6 +281,7 @@ class Service:
             is_streamed,
             telemetry.joined(headers),
             at_end,
+            request_id,
         )
 
     def digest(self, *request: Any) -> str:

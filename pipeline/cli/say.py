@@ -78,6 +78,9 @@ def say(
     store: Annotated[
         bool, typer.Option(help="Keep sound, tokens and manifest in the store.")
     ] = True,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Show where the time went, as a waterfall.")
+    ] = False,
     play_it: Annotated[bool, typer.Option("--play", help="Play it afterwards.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -88,6 +91,7 @@ def say(
     from pipeline.store.local import LocalStore, replace_file
     from pipeline.stored_voices import Voices
     from pipeline.voice_records import voice_record
+    from pipeline.waterfall import Waterfall, text_rows
 
     fields = _fields(text, dialogue, chained, settings or [])
     fields["seed"] = seed
@@ -150,6 +154,9 @@ def say(
         print(json.dumps({"file": str(path), **facts}, ensure_ascii=False))
     else:
         _report(console, path, facts)
+    if trace:
+        for line in text_rows(Waterfall.of(clip.segments, facts["timings"]["total"])):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     if play_it:
         play(output.read_bytes() if output else plain, output.suffix if output else ".wav")
 

@@ -69,6 +69,13 @@ def test_generation_becomes_a_voice_that_changes_the_sound(run, tmp_path):
     assert run("voices", "list").stdout.split() == ["copy", "heart", "oak"]
 
 
+def test_where_the_time_went_is_shown(run):
+    shown = run("say", "Hello", "--trace", *SHORT).stderr.splitlines()
+    bars = [line for line in shown if "|" in line]
+    assert [line.split("|")[0].strip() for line in bars] == ["semantic", "coarse", "fine", "codec"]
+    assert all("█" in line.split("|")[1] and "tokens" in line for line in bars)
+
+
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "opus", "aac"])
 def test_a_file_is_verified(run, tmp_path, suffix):
     name = f"a.{suffix}"

@@ -35,7 +35,11 @@ class LocalApp:
         async def is_ready() -> None:
             pass
 
-        app = create_app(service, self.generations, Access(config.access), is_ready)
+        async def find_trace(name: str) -> Any:
+            return service.recent.find(name)
+
+        access = Access(config.access)
+        app = create_app(service, self.generations, access, is_ready, find_trace)
         self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()

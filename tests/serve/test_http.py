@@ -193,6 +193,30 @@ def test_models_and_voices_are_listed(client, url, bark):
     assert shown["seconds"] > 0
 
 
+# ── where the time went ──────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("text", ["Good morning.", LONG])
+def test_a_recent_request_is_drawn(url, text):
+    body = {"model": "nano", "input": text, "seed": 5}
+    answer = httpx.post(f"{url}/v1/audio/speech", json=body, headers={"X-Request-Id": "mine-1"})
+    for name in ("mine-1", answer.headers["X-Bark-Id"]):
+        page = httpx.get(f"{url}/traces/{name}")
+        assert page.headers["content-type"].startswith("text/html")
+        assert page.text.count('class="lane"') % 4 == 0
+        assert page.text.count('class="lane"') >= 4
+        assert all(f">{part}" in page.text for part in ("queue", "prefill", "decode"))
+        assert "http" not in page.text  # nothing is fetched from anywhere
+        assert text[:12] not in page.text  # and no text is told
+    missing = httpx.get(f"{url}/traces/nothing")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "generation_not_found")
+
+
+def test_a_refused_request_is_drawn_with_its_outcome(url):
+    body = {"model": "nano", "input": LONG, "seed": 1, "timeout_s": 0.01}
+    headers = {"X-Request-Id": "late-1"}
+    assert httpx.post(f"{url}/v1/audio/speech", json=body, headers=headers).status_code == 504
+    assert "deadline_exceeded" in httpx.get(f"{url}/traces/late-1").text
+
+
 # ── keys ─────────────────────────────────────────────────────────────────────────────────────────
 def test_keys_and_limits(serve, tmp_path):
     keys = tmp_path / "keys"
