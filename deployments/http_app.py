@@ -133,6 +133,7 @@ def create_app(
                 # before the last byte is sent: who has them all can count on it
                 at_end=keep if body.store else None,
                 request_id=request_id(request),
+                owner=who.name,
             )
             answer = await speak(generation, body, request_id(request), held)
             if hasattr(answer, "body_iterator"):

@@ -210,7 +210,12 @@ class JobRunner:
             kept.append(await self._insist_on(lambda: keep_rendition(done, *form)))
 
         generation = await self._service.start(
-            job.request, progress=told, headers=job.trace, at_end=keep_all
+            job.request,
+            progress=told,
+            headers=job.trace,
+            at_end=keep_all,
+            request_id=job.id,
+            owner=job.owner,
         )
         if (made := await find_kept(generation.id, self._access, *form)) is not None:
             return generation.id, _result(*made)

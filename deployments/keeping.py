@@ -26,7 +26,7 @@ async def keep(generation: Generation) -> Json:
     def save() -> Json:
         label = label_of(generation)
         plain = encode(clip.samples, clip.sample_rate, "wav", label)
-        facts = generation.manifest(clip)
+        facts = {**generation.manifest(clip), "owner": generation.owner}
         return access.generations.save(clip.id, plain, "wav", clip.tokens.as_mapping(), facts)
 
     return await access.run(save)

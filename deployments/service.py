@@ -68,6 +68,7 @@ class Generation:
     context: Context | None = None
     at_end: AtEnd | None = None
     request_id: str = ""
+    owner: str | None = None
     num_segments: int = 0
     done: list[SegmentResult] = field(default_factory=list)
     first_audio_s: float = 0.0
@@ -242,6 +243,7 @@ class Service:
         headers: Mapping[str, str] | None = None,
         at_end: AtEnd | None = None,
         request_id: str = "",
+        owner: str | None = None,
     ) -> Generation:
         """Check a request; nothing runs yet.
 
@@ -251,7 +253,7 @@ class Service:
             is_streamed: somebody listens from the first segment on.
             headers: W3C trace context of the caller, where there is one.
             at_end: what is done with the generation when all of it is made.
-            request_id: by which its caller knows it.
+            request_id: by which its caller knows it. owner: the name of the caller's key.
 
         Raises:
             InvalidRequest, InvalidVoice, VoiceNotFound.
@@ -282,6 +284,7 @@ class Service:
             telemetry.joined(headers),
             at_end,
             request_id,
+            owner,
         )
 
     def digest(self, *request: Any) -> str:

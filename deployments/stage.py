@@ -90,6 +90,7 @@ class StageReplica(ABC):
             "calls": self.num_calls,
             "steps": self.worker.engine.steps,
             "most_wasted_steps": self.worker.engine.most_wasted_steps,
+            "busy_s": self.worker.engine.busy_s,
             **self.record_autoscaling_stats(),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import Any
 
 from pipeline.audio.label import installed_version
@@ -32,6 +33,7 @@ def manifest(
         "numerics_version": NUMERICS_VERSION,
         "version": installed_version(),
         "samples_sha256": samples_sha256(clip),
+        "created_unix_s": round(time.time(), 3),
         "sample_rate": clip.sample_rate,
         "duration_s": clip.duration_s,
         "finish_reason": clip.finish_reason,

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import typer
 
-from pipeline.cli import bench, doctor, say, verify, voices
+from pipeline.cli import bench, cost, doctor, say, verify, voices
 from pipeline.errors import BarkError, InvalidRequest, VoiceNotFound
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("say")(say.say)
 app.add_typer(voices.app, name="voices")
 app.command("verify")(verify.verify)
+app.command("cost")(cost.cost)
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 for entry in sorted(entry_points(group="bark_serve.commands"), key=lambda entry: entry.name):

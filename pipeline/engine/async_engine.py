@@ -138,6 +138,11 @@ class AsyncEngine:
         return self._engine.most_wasted_steps
 
     @property
+    def busy_s(self) -> float:
+        """Seconds that the device worked so far; what every request had of it adds up to this."""
+        return self._engine.busy_s
+
+    @property
     def backlog(self) -> int:
         """Tokens still to come, at most, for all that runs or waits."""
         scheduler = self._engine.scheduler
@@ -196,6 +201,7 @@ class TurnTaker:
     def __init__(self) -> None:
         self.jobs: deque[Job] = deque()
         self.steps = self.most_wasted_steps = 0
+        self.busy_s = 0.0  # how long the device worked: the sum over all jobs
 
     @property
     def has_work(self) -> bool:
@@ -215,7 +221,9 @@ class TurnTaker:
             return self._end(job, late)
         self.steps += 1
         try:
-            job.device_s += next(job.steps)
+            took_s = next(job.steps)
+            job.device_s += took_s
+            self.busy_s += took_s
         except StopIteration as end:
             job.result.set_result(end.value)
             return None
@@ -264,6 +272,11 @@ class AsyncTurnTaker:
     def most_wasted_steps(self) -> int:
         """The most steps that any job had after it was cancelled or its time was out."""
         return self._turns.most_wasted_steps
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that the device worked so far; what every request had of it adds up to this."""
+        return self._turns.busy_s
 
     @property
     def backlog(self) -> int:

@@ -50,6 +50,7 @@ class Engine:
         self.runner = runner
         self.scheduler = Scheduler(runner.num_slots)
         self.steps = 0
+        self.busy_s = 0.0  # how long the device worked for this engine: the sum of all shares
         # The most steps that any sequence had after it was given up: one may be in flight.
         self.most_wasted_steps = 0
 
@@ -115,6 +116,7 @@ class Engine:
         stats = sequence.stats
         stats.prefill_s += elapsed
         stats.device_s += self.runner.busy_s
+        self.busy_s += self.runner.busy_s
         stats.prefills += 1
         stats.reused_positions += reused
         stats.prefilled_positions += len(prompt.tokens) - reused
@@ -127,6 +129,7 @@ class Engine:
         positions = [len(s.cached) for s in batch]
         started = time.monotonic()
         logits = self.runner.decode(slots, positions, tokens)  # [B, V]
+        self.busy_s += self.runner.busy_s
         elapsed = time.monotonic() - started
         for sequence, token, row in zip(batch, tokens, logits, strict=True):
             stats = sequence.stats

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,26 @@ def test_generation_becomes_a_voice_that_changes_the_sound(run, tmp_path):
     assert (shown["record"]["source"], shown["record"]["consent"]) == ("upload", "my own voice")
     run("voices", "rm", "narrator")
     assert run("voices", "list").stdout.split() == ["copy", "heart", "oak"]
+
+
+def test_costs_are_summed_up(run):
+    for seed, voice in ((1, "heart"), (2, "heart"), (3, "oak"), (3, "oak")):  # one twice: made once
+        run("say", "Hello", "--seed", seed, "-v", voice, *SHORT)
+    told = json.loads(run("cost", "--json", "--price", 36).stdout)
+    assert {name: row["generations"] for name, row in told["voice"].items()} == {
+        "heart": 2,
+        "oak": 1,
+    }
+    total = told["total"]
+    assert total["generations"] == 3
+    assert total["device_s"] == pytest.approx(
+        sum(total[f"{stage}_s"] for stage in ("semantic", "coarse", "fine", "codec")), abs=0.003
+    )
+    assert total["price"] == pytest.approx(total["device_s"] / 100, rel=0.01)
+    (day,) = json.loads(run("cost", "--by", "day", "--json").stdout)["day"]
+    assert day == datetime.now(UTC).date().isoformat()
+    assert "total" in run("cost", "--by", "model").stdout
+    assert "--by is one of" in run("cost", "--by", "moon", ok=False).stderr
 
 
 def test_where_the_time_went_is_shown(run):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +15,8 @@ import httpx
 import pytest
 from cluster import Served, eventually
 from otlp import Arrived, Rotel, Sink
+
+from pipeline import Bark
 
 ONE = {"autoscaling_config": None, "num_replicas": 1}
 STAGES = ["bark.semantic", "bark.coarse", "bark.fine", "bark.codec"]
@@ -182,3 +187,64 @@ def test_what_is_sampled_is_whole_and_the_rest_is_silent(served, sink):
     for root in new:
         (request,) = [span for span in root.all() if span.name == "bark.request"]
         check(request, 1)
+
+
+def test_what_requests_are_charged_adds_up_to_what_the_engines_worked(served):
+    def busy() -> dict[str, float]:
+        names = ("Semantic", "Coarse", "Fine", "Codec")
+        facts = {n: served.handle(f"{n}Stage").facts.remote().result() for n in names}
+        return {name.lower(): found["busy_s"] for name, found in facts.items()}
+
+    before, charged = busy(), dict.fromkeys(("semantic", "coarse", "fine", "codec"), 0.0)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: speech(served, seed=n, voice="oak"), range(24)))
+    for answer in answers:
+        for entry in answer.headers["Server-Timing"].split(", "):
+            name, _, milliseconds = entry.partition(";dur=")
+            if name in charged:
+                charged[name] += float(milliseconds) / 1000
+    for name, worked in busy().items():
+        assert charged[name] == pytest.approx(worked - before[name], rel=0.01, abs=0.002)
+
+
+# ── receivers that fail ──────────────────────────────────────────────────────────────────────────
+_SPEAK = """
+import hashlib, time
+from deployments.tracing import set_up_tracing
+from pipeline import Bark
+assert set_up_tracing("Ingress", "one")
+with Bark.load() as bark:
+    clips = [bark.generate("Good morning.", seed=n % 3) for n in range(30)]
+print(*sorted({hashlib.sha256(clip.samples.tobytes()).hexdigest() for clip in clips}))
+"""
+
+
+@pytest.mark.parametrize("kind", ["gone", "refusing", "hanging"])
+def test_a_receiver_that_fails_costs_spans_and_no_request(kind):
+    def answer() -> int:
+        if kind == "hanging":
+            time.sleep(30)
+        return 503
+
+    sink = Sink(answer)
+    url = "http://127.0.0.1:9" if kind == "gone" else sink.url
+    quick = {  # a queue that is full at once, and a sender that gives up soon
+        "OTEL_BSP_MAX_QUEUE_SIZE": "16",
+        "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8",
+        "OTEL_BSP_SCHEDULE_DELAY": "20",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", _SPEAK],
+        env={**os.environ, **quick, "OTEL_EXPORTER_OTLP_ENDPOINT": url},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    sink.close()
+    assert done.returncode == 0, done.stderr[-2000:]
+    with Bark.load() as bark:
+        clips = [bark.generate("Good morning.", seed=n) for n in range(3)]
+    wanted = sorted({hashlib.sha256(clip.samples.tobytes()).hexdigest() for clip in clips})
+    assert done.stdout.split() == wanted

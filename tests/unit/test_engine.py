@@ -176,6 +176,7 @@ def test_shares_of_the_steps_add_up_to_the_devices_time():
     shares = sum(one.stats.device_s for one in batch)
     steps = sum(kind != "rest" for kind, _ in runner.calls)
     assert shares == pytest.approx(steps * runner.busy_s)
+    assert engine.busy_s == pytest.approx(shares)
 
 
 def test_idle_engine_lets_its_cache_go():
