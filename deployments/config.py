@@ -126,7 +126,7 @@ class JobSection(_Section):
 
     max_running: Annotated[int, Field(ge=0)] = 8
     max_waiting: Annotated[int, Field(ge=1)] = 10_000
-    lease_s: Annotated[float, Field(ge=1)] = 15.0
+    lease_s: Annotated[float, Field(ge=1)] = 30.0
     poll_s: Annotated[float, Field(gt=0)] = 1.0
     keep_s: Annotated[float, Field(gt=0)] = 7 * 86_400.0
     max_attempts: Annotated[int, Field(ge=1)] = 20

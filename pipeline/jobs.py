@@ -17,11 +17,17 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
-from pipeline.errors import BarkError, GenerationNotFound, IdempotencyKeyReused, LeaseLost
+from pipeline.errors import (
+    BarkError,
+    GenerationNotFound,
+    IdempotencyKeyReused,
+    LeaseLost,
+    StoreUnavailable,
+)
 from pipeline.file_formats import pack_json, unpack_json
 from pipeline.store import Store
 
@@ -100,13 +106,22 @@ class Job:
 
     @classmethod
     def unpack(cls, data: bytes, name: str) -> Job:
-        fields = unpack_json(data, name)
-        lease, hook = fields.pop("lease"), fields.pop("hook")
-        return cls(
-            **fields,
-            lease=None if lease is None else Lease(**lease),
-            hook=None if hook is None else Hook(**hook),
-        )
+        """Read a record; fields that a newer version of this program adds are passed over.
+
+        Raises:
+            StoreUnavailable: it is damaged.
+        """
+        given = unpack_json(data, name)
+        try:
+            known = {each.name: given[each.name] for each in fields(cls) if each.name in given}
+            lease, hook = known.pop("lease", None), known.pop("hook", None)
+            return cls(
+                **known,
+                lease=None if lease is None else Lease(**lease),
+                hook=None if hook is None else Hook(**hook),
+            )
+        except (TypeError, ValueError) as error:
+            raise StoreUnavailable(f"the record of {name} is damaged: {error}") from error
 
 
 @dataclass(slots=True, eq=False)
@@ -128,7 +143,7 @@ class Jobs:
         self,
         store: Store,
         *,
-        lease_s: float = 15.0,
+        lease_s: float = 30.0,
         keep_s: float = 7 * 86_400.0,
         max_attempts: int = 20,
         clock: Callable[[], float] = time.time,
@@ -186,7 +201,9 @@ class Jobs:
             if key is not None or found.job.status not in ("failed", "cancelled"):
                 job = found.job
                 break
+            stale = found.job.signpost
             if self._write(found, fresh):
+                self._store.delete(stale)
                 job = fresh
                 break
         else:
@@ -222,32 +239,39 @@ class Jobs:
             job_id, lambda job: job if job.is_ended else self._ended(job, "cancelled", error=error)
         )
 
-    def forget(self, job_id: str) -> None:
-        """Remove a job that has ended."""
+    def forget(self, job_id: str) -> Job | None:
+        """Remove a job that has ended, as it was seen; return it if it was removed."""
         found = self._load(job_id)
-        if found is not None and found.job.is_ended:
-            self._clear(job_id, found.job)
-            self._store.delete(_key(job_id))
-            self._store.delete(self._expiry(found.job))
+        if found is None or not found.job.is_ended:
+            return None
+        if not self._store.delete(_key(job_id), found.version):
+            return None  # it was queued again in between
+        self._store.delete(found.job.signpost)
+        self._store.delete(self._expiry(found.job))
+        return found.job
 
     # ── workers ──────────────────────────────────────────────────────────────────────────────────
     def waiting(self) -> list[str]:
-        """Return the ids of jobs with something left to do, the oldest first."""
-        return [key.partition("-")[2] for key in self._store.list("queue/")]
+        """Return the signposts of jobs with something left to do, the oldest first."""
+        return [key for key in self._store.list("queue/") if is_job_id(job_of(key))]
 
-    def take(self, job_id: str, holder: str) -> Held | float | None:
+    def take(self, signpost: str, holder: str) -> Held | float | None:
         """Take a job, or the telling of its end, if it is free.
 
+        Args:
+            signpost: as `waiting` returns it.
+
         Returns:
-            The job; or a time before which asking again is of no use; or None where nothing is
-            left to do.
+            The job; or a time before which asking again is of no use; or None where this signpost
+            led to nothing, and is gone.
         """
-        now, found = self._clock(), self._load(job_id)
-        if found is None:
-            self._clear(job_id, None)
-            return None
-        if not found.job.has_work:
-            self._tidy(found.job)
+        job_id, now = job_of(signpost), self._clock()
+        found = self._load(job_id)
+        if found is None or found.job.signpost != signpost or not found.job.has_work:
+            if found is not None and not found.job.has_work:
+                self._tidy(found.job)
+            self._store.delete(signpost)
+            self._point_again(job_id)
             return None
         job = found.job
         if job.lease is not None and job.lease.until_unix_s > now:
@@ -320,23 +344,28 @@ class Jobs:
             LeaseLost.
         """
         self._update(held, replace(held.job, hook=hook, lease=None))
-        if not held.job.has_work:
-            self._clear(held.job.id, held.job)
+        self._tidy(held.job)
 
-    def forget_expired(self) -> int:
-        """Remove jobs that ended long enough ago; return how many."""
-        now, count = _sortable(self._clock()), 0
+    def forget_expired(self) -> list[Job]:
+        """Remove jobs that ended long enough ago; return them.
+
+        A record that can not be read stays; the others do not wait for it.
+        """
+        now, gone = _sortable(self._clock()), list[Job]()
         for key in self._store.list("expiring/"):
             when, _, job_id = key.removeprefix("expiring/").partition("-")
             if when > now:
                 break
-            found = self._load(job_id)
+            try:
+                found = self._load(job_id)
+            except StoreUnavailable:
+                continue
             # a job of the same id may have been queued again since
-            if found is None or (found.job.is_ended and self._expiry(found.job) == key):
-                self._clear(job_id, None if found is None else found.job)
-                count += self._store.delete(_key(job_id))
+            if found is not None and found.job.is_ended and self._expiry(found.job) == key:
+                forgotten = self.forget(job_id)
+                gone += [] if forgotten is None else [forgotten]
             self._store.delete(key)
-        return count
+        return gone
 
     # ── records ──────────────────────────────────────────────────────────────────────────────────
     def _load(self, job_id: str) -> Held | None:
@@ -345,9 +374,14 @@ class Jobs:
 
     def _write(self, held: Held, job: Job) -> bool:
         """Put a record in place of the version that was seen; False if it has changed since."""
-        version = self._store.replace(_key(job.id), job.pack(), held.version)
+        data = job.pack()
+        version = self._store.replace(_key(job.id), data, held.version)
         if version is None:
-            return False
+            # The answer to an earlier try may have been lost: then what is there is ours.
+            there = self._store.get_versioned(_key(job.id))
+            if there is None or there.data != data:
+                return False
+            version = there.version
         held.job, held.version = job, version
         return True
 
@@ -384,18 +418,22 @@ class Jobs:
         if job.is_ended:
             self._store.put(self._expiry(job), b"")
             if not job.has_work:
-                self._clear(job.id, job)
+                self._store.delete(job.signpost)
 
-    def _clear(self, job_id: str, job: Job | None) -> None:
-        for key in [job.signpost] if job is not None else self._signposts(job_id):
-            self._store.delete(key)
-
-    def _signposts(self, job_id: str) -> Iterator[str]:
-        return (key for key in self._store.list("queue/") if key.endswith(f"-{job_id}"))
+    def _point_again(self, job_id: str) -> None:
+        """Put a job's signpost back, should it have been queued again while one was removed."""
+        found = self._load(job_id)
+        if found is not None and found.job.has_work:
+            self._store.put_if_absent(found.job.signpost, b"")
 
     def _expiry(self, job: Job) -> str:
         assert job.ended_unix_s is not None
         return f"expiring/{_sortable(job.ended_unix_s + self.keep_s)}-{job.id}"
+
+
+def job_of(signpost: str) -> str:
+    """Return the id of the job that a signpost leads to."""
+    return signpost.rpartition("/")[2].partition("-")[2]
 
 
 def is_job_id(text: str) -> bool:

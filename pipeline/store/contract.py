@@ -65,8 +65,8 @@ class Store(Protocol):
         """
         ...
 
-    def delete(self, key: str) -> bool:
-        """Remove the object; False if there was none."""
+    def delete(self, key: str, version: str | None = None) -> bool:
+        """Remove the object, of this version where one is given; False if there was none."""
         ...
 
     def list(self, prefix: str = "") -> list[str]:

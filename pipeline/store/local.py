@@ -87,9 +87,15 @@ class LocalStore:
             self._write(path, data, _replace)
             return _version(data)
 
-    def delete(self, key: str) -> bool:
+    def delete(self, key: str, version: str | None = None) -> bool:
         path = self.path(key)
-        with _explained("delete", path):
+        if not path.is_file():
+            return False
+        with self._locked(key), _explained("delete", path):
+            if version is not None:
+                there = self.get_versioned(key)
+                if there is None or there.version != version:
+                    return False
             try:
                 path.unlink()
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):

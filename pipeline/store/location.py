@@ -17,7 +17,8 @@ class StoreLocation:
     encryption: how the server encrypts what is written; None is the bucket's default.
     kms_key: the id of a key, for `aws:kms`.
     path_style: the bucket in the path, not in the host's name; None lets boto3 choose.
-    connect_timeout_s, read_timeout_s: of one try; attempts: how often a request is tried.
+    connect_timeout_s, read_timeout_s: of one try, the second between two pieces of an answer;
+    attempts: how often a request is tried. Together they must end before a job's lease does.
     """
 
     url: str = "bark-data"
@@ -26,8 +27,8 @@ class StoreLocation:
     encryption: Encryption | None = None
     kms_key: str | None = None
     path_style: bool | None = None
-    connect_timeout_s: float = 3.0
-    read_timeout_s: float = 20.0
+    connect_timeout_s: float = 2.0
+    read_timeout_s: float = 5.0
     attempts: int = 3
 
     @property

@@ -38,6 +38,7 @@ _MAX_PARTS: Final = 10_000
 _OPEN_AFTER: Final = 5  # failures in a row
 _TRY_AGAIN_AFTER_S: Final = 5
 _AHEAD_S: Final = 300.0  # a third of what AWS bears
+_UNMET: Final = ("PreconditionFailed", "412", "NoSuchKey", "404")  # a condition, that is
 _PAUSES_S: Final = (0.05, 0.2, 0.8)
 _ADVICE: Final = {
     "NoSuchBucket": "the bucket does not exist: check its name and the endpoint",
@@ -112,11 +113,17 @@ class S3Store:
         with self._explained("write", key):
             return self._write(key, data, {"IfMatch": version})
 
-    def delete(self, key: str) -> bool:
+    def delete(self, key: str, version: str | None = None) -> bool:
         if self.size(key) is None:
             return False
+        condition = {} if version is None else {"IfMatch": version}
         with self._explained("delete", key):
-            self._call(lambda: self._client.delete_object(**self._at(key)))
+            try:
+                self._call(lambda: self._client.delete_object(**self._at(key), **condition))
+            except ClientError as error:
+                if _code(error) not in _UNMET:
+                    raise
+                return False
         return True
 
     def list(self, prefix: str = "") -> list[str]:
@@ -160,7 +167,7 @@ class S3Store:
         try:
             return self._call(lambda: _undecided_again(lambda: write(key, data, condition)))
         except ClientError as error:
-            if _code(error) not in ("PreconditionFailed", "412", "NoSuchKey", "404"):
+            if _code(error) not in _UNMET:
                 raise
             # Where a try before this one was heard but not answered, it may have been ours.
             if error.response["ResponseMetadata"].get("RetryAttempts", 0):
