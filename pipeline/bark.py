@@ -49,6 +49,7 @@ from pipeline.stored_voices import Voices
 from pipeline.synthesis import Progress, SegmentResult, synthesize
 from pipeline.telemetry import SEED, request_span
 from pipeline.voices import VoiceLibrary, read_voice, voice_digest
+from pipeline.watermark import Watermark
 
 Voice = str | Path | Mapping[str, NDArray[Any]] | HistoryPrompt
 DEFAULT_SLOTS = 8
@@ -69,9 +70,11 @@ class Bark:
         device: Device,
         precision: Precision,
         name: str,
+        watermark: Watermark | None = None,
     ) -> None:
         self.checkpoint, self.stages, self.voices = checkpoint, stages, voices
         self.device, self.precision, self.name = device, precision, name
+        self.watermark = watermark
         self._loop = LoopThread()
 
     @classmethod
@@ -87,6 +90,7 @@ class Bark:
         tokenizer: str | Path | None = None,
         voice_folders: Sequence[Path] = (),
         store: Store | None = None,
+        watermark: bool = False,
     ) -> Bark:
         """Load a model.
 
@@ -101,9 +105,11 @@ class Bark:
             tokenizer: a vocab.txt or tokenizer.json, for a checkpoint that has none.
             voice_folders: further folders of presets, before the checkpoint's own.
             store: a store with more of them.
+            watermark: mark what `generate` makes as synthetic, in the sound itself; a mark makes
+                another clip, with another id. Needs the extra `watermark`.
 
         Raises:
-            InvalidRequest: an option that does not exist here.
+            InvalidRequest: an option that does not exist here, or an extra that is not installed.
             InvalidCheckpoint: no such model, or one that is broken; names the file or key.
         """
         if precision not in PRECISIONS:
@@ -111,6 +117,7 @@ class Bark:
             raise InvalidRequest(f"unknown precision {precision!r}; use one of {known}.")
         if slots < 1:
             raise InvalidRequest(f"slots must be at least 1, not {slots}.")
+        mark = Watermark() if watermark else None
         where = Device(device, backend)
         folder = locate(str(model), revision=revision)
         checkpoint = open_checkpoint(folder)
@@ -122,7 +129,7 @@ class Bark:
             tokenizer=None if tokenizer is None else Path(tokenizer),
         )
         library = voice_library(str(model), checkpoint, voice_folders, store)
-        return cls(checkpoint, stages, library, where, precision, str(model))
+        return cls(checkpoint, stages, library, where, precision, str(model), mark)
 
     @property
     def spec(self) -> BarkSpec:
@@ -207,6 +214,7 @@ class Bark:
                 deadline_s=deadline_s,
                 progress=progress,
                 context=context,
+                finish=None if self.watermark is None else self.watermark.finish,
             ):
                 first_audio_s = first_audio_s or time.monotonic() - started
                 segments.append(segment)
@@ -246,6 +254,7 @@ class Bark:
             voice_digests=digests,
             precision=self.precision,
             device_class=self.stages.device_class,
+            watermark=None if self.watermark is None else self.watermark.identity,
         )
 
     def manifest(self, clip: Clip) -> dict[str, Any]:
@@ -256,6 +265,7 @@ class Bark:
             model_digest=self.model_digest,
             precision=self.precision,
             device_class=self.stages.device_class,
+            watermark=None if self.watermark is None else self.watermark.name,
         )
 
     def voice(self, voice: Voice) -> HistoryPrompt:

@@ -20,9 +20,15 @@ def generation_id(
     voice_digests: Mapping[str, str],
     precision: Precision,
     device_class: str,
+    watermark: str | None = None,
 ) -> str:
-    """Return 32 hex digits: equal for requests that must give equal samples, else different."""
-    fields = [
+    """Return 32 hex digits: equal for requests that must give equal samples, else different.
+
+    Args:
+        watermark: what decides the mark in the sound (`Watermark.identity`); None: there is none,
+            and the id is what it was before there were any.
+    """
+    fields: list[object] = [
         model_digest,
         request.canonical(voice_digests),
         seed,
@@ -30,4 +36,6 @@ def generation_id(
         device_class,
         NUMERICS_VERSION,
     ]
+    if watermark is not None:
+        fields.append(watermark)
     return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:ID_LENGTH]

@@ -12,13 +12,20 @@ from pipeline.spec import NUMERICS_VERSION
 
 
 def manifest(
-    clip: Clip, *, model: str, model_digest: str, precision: str, device_class: str
+    clip: Clip,
+    *,
+    model: str,
+    model_digest: str,
+    precision: str,
+    device_class: str,
+    watermark: str | None = None,
 ) -> dict[str, Any]:
     """Describe a clip.
 
     `request` and `seed` with the model of `model_digest`, in this precision on this class of
-    device, give samples of `samples_sha256` (float32, little-endian). `timings` are seconds: of
-    the whole, and of the device by stage.
+    device, give samples of `samples_sha256` (float32, little-endian). `watermark` names what marks
+    them, `perth 1.0.1`, or is None. `timings` are seconds: of the whole, and of the device by
+    stage.
     """
     return {
         "id": clip.id,
@@ -31,6 +38,7 @@ def manifest(
         "precision": precision,
         "device_class": device_class,
         "numerics_version": NUMERICS_VERSION,
+        "watermark": watermark,
         "version": installed_version(),
         "samples_sha256": samples_sha256(clip),
         "created_unix_s": round(time.time(), 3),

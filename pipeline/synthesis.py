@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 # stage, segment, done, total in the stage's own units; may come from any thread. First of all
 # "text" reports how many segments there are.
 Progress = Callable[[str, int, int, int], None]
+# What is done to each segment's sound at its end; on a thread, several at the same time.
+Finish = Callable[[Waveform], Waveform]
 
 
 class Stages(Protocol):
@@ -100,6 +102,7 @@ async def synthesize(
     progress: Progress | None = None,
     first_alone: bool = False,
     context: Context | None = None,
+    finish: Finish | None = None,
 ) -> AsyncGenerator[SegmentResult]:
     """Turn a request into sound, segment by segment, in order.
 
@@ -110,6 +113,7 @@ async def synthesize(
         first_alone: begin with the others when the first is done, for listeners who wait for it:
             a batch of all is faster for the whole, and slower for each.
         context: of the trace that the segments are a part of; None: the one they find.
+        finish: changes each segment's sound, not its length; on a thread of its own.
 
     Raises:
         InvalidRequest: text that can not be spoken. And whatever the stages raise; segments
@@ -141,6 +145,7 @@ async def synthesize(
                 stages,
                 Call(seed, index, deadline_s),
                 progress,
+                finish,
             )
         )
 
@@ -189,6 +194,7 @@ async def _segment(
     stages: Stages,
     call: Call,
     progress: Progress | None,
+    finish: Finish | None,
 ) -> SegmentResult:
     """Run one segment through the four stages."""
 
@@ -220,6 +226,8 @@ async def _segment(
         except ModelChanged as error:
             # a new model is being rolled out: no segment is made of two
             log.warning("segment %d starts over: %s", segment.index, error)
+    if finish is not None:
+        sound = await asyncio.to_thread(finish, sound)
     return SegmentResult(
         segment=segment,
         sound=sound,

@@ -75,13 +75,13 @@ class CodecDecoder:
         latent = self._codebooks[0][on_device[0]]  # [F, C]
         for codebook, row in zip(self._codebooks[1:], on_device[1:], strict=False):
             latent = latent + codebook[row]
-        with _threads(self._num_threads):
+        with torch_threads(self._num_threads):
             samples = self._decoder(latent.T[None], memory)
         return samples[0, 0].cpu().numpy()
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def torch_threads(count: int | None) -> Iterator[None]:
     """Let torch use this many threads for a while."""
     before = torch.get_num_threads()
     if count is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -69,14 +70,16 @@ class FakeStages:
         return Waveform(samples, 24_000), StageReport("codec", 0.0, 4.0)
 
 
-def run(stages, *, histories=None, first_alone=False, **fields):
+def run(stages, *, histories=None, first_alone=False, finish=None, **fields):
     request = SynthesisRequest.parse(fields)
 
     async def main():
         histories_ = histories or [None] * len(request.all_turns)
         return [
             result
-            async for result in synthesize(request, histories_, 1, stages, first_alone=first_alone)
+            async for result in synthesize(
+                request, histories_, 1, stages, first_alone=first_alone, finish=finish
+            )
         ]
 
     return asyncio.run(main())
@@ -216,3 +219,23 @@ def test_a_segment_whose_model_goes_starts_over_with_the_next():
     (result,) = run(Rolling(), text="Hello.")
     assert result.model_digest == "new"
     assert [report.stage for report in result.reports] == ["semantic", "coarse", "fine", "codec"]
+
+
+def test_each_segment_is_finished_once_off_the_event_loop():
+    stages, seen = FakeStages(), []
+
+    def finish(sound):
+        seen.append(threading.current_thread())
+        return Waveform(sound.samples + 1, sound.sample_rate)
+
+    plain, finished = run(stages, text=LONG), run(stages, text=LONG, finish=finish)
+    assert len(seen) == len(finished) > 1
+    assert threading.main_thread() not in seen
+    for before, after in zip(plain, finished, strict=True):
+        assert np.array_equal(after.sound.samples, before.sound.samples + 1)
+        assert np.array_equal(after.tokens.fine, before.tokens.fine)
+
+
+def test_a_segment_without_words_is_finished_too():
+    (result,) = run(FakeStages(tokens=0), text="Hello.", finish=lambda sound: sound)
+    assert not result.sound.samples.any()
