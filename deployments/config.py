@@ -7,9 +7,9 @@ How many replicas there are, where they run and how they scale is not said here 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.spec import Precision
 from pipeline.stages.text import MAX_TEXT_CHARS
@@ -147,6 +147,28 @@ class WebhookSection(_Section):
     timeout_s: Annotated[float, Field(gt=0)] = 10.0
 
 
+class ProvenanceSection(_Section):
+    """What sounds carry beside their label, which is always there.
+
+    watermark: mark every segment as synthetic in the sound itself (the extra `watermark`). The
+    ingress does that, on its CPU: give it more than a tenth of one. Marked sounds have ids of
+    their own. c2pa_certificate, c2pa_key: PEM files, a chain and its EC P-256 key, with which
+    whole files are signed (the extra `c2pa`): wav and mp3, kept or answered; other formats, and
+    answers that are streamed (of several segments, or as events), stay unsigned. Both are read
+    when a replica starts.
+    """
+
+    watermark: bool = False
+    c2pa_certificate: Path | None = None
+    c2pa_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> Self:
+        if (self.c2pa_certificate is None) != (self.c2pa_key is None):
+            raise ValueError("c2pa_certificate and c2pa_key go together: give both, or neither")
+        return self
+
+
 class AppConfig(_Section):
     """Everything that `build` needs."""
 
@@ -158,3 +180,4 @@ class AppConfig(_Section):
     store: StoreSection = StoreSection()
     jobs: JobSection = JobSection()
     webhooks: WebhookSection = WebhookSection()
+    provenance: ProvenanceSection = ProvenanceSection()

@@ -24,7 +24,6 @@ from deployments.store_access import StoreAccess
 from deployments.tracing import set_up_tracing
 from deployments.webhooks import Webhooks
 from deployments.wire import Wire, headers_of
-from pipeline.audio import encode
 from pipeline.bark import voice_library
 from pipeline.errors import InvalidRequest, Overloaded
 from pipeline.models.checkpoint import open_checkpoint
@@ -137,7 +136,11 @@ class Ingress:
         if audio_format is not None:
             label = label_of(generation)
             audio = await asyncio.to_thread(
-                encode, clip.samples, clip.sample_rate, audio_format, label
+                self.service.provenance.file,
+                clip.samples,
+                clip.sample_rate,
+                audio_format,
+                label,
             )
         return {
             "audio": audio,

@@ -7,7 +7,7 @@ from typing import Any
 
 from deployments.service import Generation
 from deployments.store_access import StoreAccess
-from pipeline.audio import MEDIA_TYPES, SyntheticLabel, change_speed, encode
+from pipeline.audio import MEDIA_TYPES, SyntheticLabel, change_speed
 from pipeline.generations import audio_key, rendition_key
 
 Json = dict[str, Any]
@@ -16,16 +16,17 @@ Json = dict[str, Any]
 async def keep(generation: Generation) -> Json:
     """Save a generation as wav, with its tokens and manifest; return the manifest that is there.
 
-    Wav whatever was answered: equal ids keep equal bytes.
+    Wav whatever was answered: equal ids keep equal samples, and one file, whoever was first.
 
     Raises:
         StoreUnavailable: nothing complete was left behind.
+        EngineFailed: it can not be signed.
     """
     access, clip = generation.service.store, await generation.clip()
 
     def save() -> Json:
         label = label_of(generation)
-        plain = encode(clip.samples, clip.sample_rate, "wav", label)
+        plain = generation.service.provenance.file(clip.samples, clip.sample_rate, "wav", label)
         facts = {**generation.manifest(clip), "owner": generation.owner}
         return access.generations.save(clip.id, plain, "wav", clip.tokens.as_mapping(), facts)
 
@@ -40,6 +41,7 @@ async def keep_rendition(generation: Generation, audio_format: str, speed: float
 
     Raises:
         StoreUnavailable, InvalidRequest.
+        EngineFailed: it can not be signed.
     """
     access, clip = generation.service.store, await generation.clip()
 
@@ -47,7 +49,9 @@ async def keep_rendition(generation: Generation, audio_format: str, speed: float
         key = rendition_key(clip.id, audio_format, speed)
         if key != audio_key(clip.id, "wav"):
             samples = change_speed(clip.samples, clip.sample_rate, speed)
-            data = encode(samples, clip.sample_rate, audio_format, label_of(generation))
+            label = label_of(generation)
+            file = generation.service.provenance.file
+            data = file(samples, clip.sample_rate, audio_format, label)
             access.store.put_if_absent(key, data)
         found = _describe(access, key, audio_format)
         assert found is not None

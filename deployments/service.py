@@ -23,6 +23,7 @@ from opentelemetry.trace import Span
 
 from deployments.admission import Admission
 from deployments.config import AppConfig
+from deployments.provenance import Provenance
 from deployments.recent import Recent
 from deployments.store_access import StoreAccess
 from pipeline import telemetry
@@ -94,6 +95,7 @@ class Generation:
             voice_digests=self.voice_digests,
             precision=self.service.config.model.precision,
             device_class=self.service.stages.device_class,
+            watermark=self.service.provenance.identity,
         )
 
     async def segments(self) -> AsyncGenerator[SegmentResult]:
@@ -160,6 +162,7 @@ class Generation:
             progress=self._told,
             first_alone=self.is_streamed,
             context=context,
+            finish=self.service.provenance.finish,
         )
 
     def _attributes(self) -> dict[str, Any]:
@@ -191,6 +194,7 @@ class Generation:
             model_digest=self.model_digest,
             precision=model.precision,
             device_class=self.service.stages.device_class,
+            watermark=self.service.provenance.watermark,
         )
 
     async def clip(self) -> Clip:
@@ -212,7 +216,11 @@ class Generation:
 
 
 class Service:
-    """One model, however it is spread. For one event loop."""
+    """One model, however it is spread. For one event loop.
+
+    Raises:
+        InvalidRequest: what is configured of provenance is not there, or does not work.
+    """
 
     def __init__(
         self,
@@ -226,6 +234,7 @@ class Service:
         self.config, self.stages, self.voices, self.store = config, stages, voices, store
         self.model_digest = model_digest
         self.recent = Recent()
+        self.provenance = Provenance(config.provenance)
         self.admission = Admission(config.admission.max_running, config.admission.max_waiting)
 
     @property
@@ -298,6 +307,8 @@ class Service:
             self.config.model.precision,
             NUMERICS_VERSION,
         ]
+        if self.provenance.identity is not None:
+            decisive.append(self.provenance.identity)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def _real_name(self, name: str) -> str | None:

@@ -18,9 +18,10 @@ import numpy as np
 from starlette.responses import Response, StreamingResponse
 
 from deployments.http_errors import error_body
+from deployments.provenance import Provenance
 from deployments.schemas import SpeechRequest
 from deployments.service import Generation
-from pipeline.audio import MEDIA_TYPES, StreamEncoder, SyntheticLabel, change_speed, encode
+from pipeline.audio import MEDIA_TYPES, StreamEncoder, SyntheticLabel, change_speed
 from pipeline.clip import Clip
 from pipeline.errors import BarkError
 from pipeline.payloads import Float32
@@ -52,7 +53,7 @@ async def speak(
     async for _ in segments:
         raise AssertionError("more segments than were planned")
     clip = await generation.clip()
-    data = await asyncio.to_thread(_file, clip, body, label)
+    data = await asyncio.to_thread(_file, clip, body, label, generation.service.provenance)
     return Response(
         data, headers={**headers, **facts(clip)}, media_type=MEDIA_TYPES[body.response_format]
     )
@@ -72,9 +73,9 @@ def facts(clip: Clip) -> dict[str, str]:
     }
 
 
-def _file(clip: Clip, body: SpeechRequest, label: SyntheticLabel) -> bytes:
+def _file(clip: Clip, body: SpeechRequest, label: SyntheticLabel, provenance: Provenance) -> bytes:
     samples = change_speed(clip.samples, clip.sample_rate, body.speed)
-    return encode(samples, clip.sample_rate, body.response_format, label)
+    return provenance.file(samples, clip.sample_rate, body.response_format, label)
 
 
 async def _pieces(

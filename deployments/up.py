@@ -54,6 +54,7 @@ def up(
     check: Annotated[bool, typer.Option("--check", help="Only check the file.")] = False,
 ) -> None:
     from deployments.access import Access
+    from deployments.provenance import Provenance
     from deployments.serve_file import check_serve_config, load_serve_file
 
     given = load_serve_file(config)
@@ -68,7 +69,9 @@ def up(
     Access(app_config.access).check_bind(schema.http_options.host)
     console = Console(stderr=True, highlight=False)
     if address is None:
-        locate(app_config.model.name, revision=app_config.model.revision)  # before Ray starts
+        # what can be wrong on this machine is said before Ray starts
+        locate(app_config.model.name, revision=app_config.model.revision)
+        Provenance(app_config.provenance)
     if check:
         console.print(f"{config}: in order")
         return

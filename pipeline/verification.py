@@ -2,7 +2,8 @@
 
 A file says in its label which generation it is; the store has that generation's manifest; with
 the same model, voice, seed, settings and arithmetic the samples come out the same, bit for bit.
-Where they do not, something differs, and the report says what.
+Where they do not, something differs, and the report says what. Beside that, and without a store,
+it says whether the mark of synthetic sound is in it, and whether it is signed and untouched.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audio import StreamEncoder, SyntheticLabel, change_speed, encode, read_label
+from pipeline.audio.credentials import is_installed, read_credentials
 from pipeline.audio.decode import decode
 from pipeline.bark import Bark
 from pipeline.clip import Clip
@@ -23,6 +25,7 @@ from pipeline.generations import Generations, audio_key
 from pipeline.jobs import Jobs, is_job_id
 from pipeline.manifest import manifest, samples_sha256
 from pipeline.store import Store
+from pipeline.watermark import FOUND, Watermark
 
 State = Literal["same", "differs", "absent"]
 _FORMATS_OF_INTEGERS = ("wav", "flac")
@@ -40,7 +43,10 @@ class Finding:
 
 @dataclass(slots=True)
 class Verification:
-    """What was found. is_verified: the sound was made again, and is the same."""
+    """What was found.
+
+    is_verified: the sound was made again, and is the same, and no signature is broken.
+    """
 
     generation_id: str | None = None
     is_verified: bool = False
@@ -50,8 +56,13 @@ class Verification:
         self.findings.append(Finding(subject, state, detail))
 
 
-def verify_id(generation_id: str, store: Store, *, model: str | None = None) -> Verification:
+def verify_id(
+    generation_id: str, store: Store, *, model: str | None = None, anchors: bytes | None = None
+) -> Verification:
     """Check a generation of the store: its files against its manifest, and its sound made again.
+
+    Args:
+        model, anchors: as for `verify_file`.
 
     Raises:
         GenerationNotFound: the store does not have it.
@@ -68,40 +79,71 @@ def verify_id(generation_id: str, store: Store, *, model: str | None = None) -> 
     data = store.get(audio_key(generation_id, facts["format"]))
     if data is None:
         raise GenerationNotFound(f"the store has lost the sound of {generation_id!r}")
-    return verify_file(data, store, model=model)
+    return verify_file(data, store, model=model, anchors=anchors)
 
 
 def verify_file(
-    data: bytes, store: Store, *, model: str | None = None, speed: float = 1.0
+    data: bytes,
+    store: Store,
+    *,
+    model: str | None = None,
+    speed: float = 1.0,
+    anchors: bytes | None = None,
 ) -> Verification:
     """Check an audio file, whoever brings it.
 
     Args:
         model: in place of the one that the manifest names.
         speed: that the file was asked for with, which it does not tell.
+        anchors: certificates (PEM) of those whose signatures are trusted.
 
     Raises:
-        InvalidRequest: no sound that can be read.
+        InvalidRequest: no sound that can be read, anchors that are none, or a manifest that names
+            a watermark, which needs the extra to be made again.
         StoreUnavailable, InvalidCheckpoint.
     """
     report = Verification()
-    samples, rate, audio_format = decode(data)
+    sound = decode(data)
     label = read_label(data)
+    facts = None
     if label is None:
         report.add("label", "absent", "it does not say that it was made by bark-serve")
-        return report
+    else:
+        facts = _make_again(report, label, sound, store, model, speed)
+    report.findings.append(_mark(sound[0], sound[1], facts))
+    signature = _signature(data, anchors, report.generation_id)
+    report.findings.append(signature)
+    report.is_verified = report.is_verified and signature.state != "differs"
+    return report
+
+
+def _make_again(
+    report: Verification,
+    label: Mapping[str, Any],
+    sound: tuple[NDArray[np.float32], int, str],
+    store: Store,
+    model: str | None,
+    speed: float,
+) -> Mapping[str, Any] | None:
+    """Make the sound again that a label names, and compare; return its manifest, if it is here."""
+    samples, rate, audio_format = sound
     report.generation_id = str(label["generation_id"])
     report.add("label", "same", f"synthetic, {label['model']}, {report.generation_id}")
     facts = Generations(store).load_manifest(report.generation_id)
     if facts is None:
         report.add("manifest", "absent", "this store does not know the generation")
-        return report
-    with Bark.load(model or facts["model"], precision=facts["precision"], store=store) as bark:
+        return None
+    with Bark.load(
+        model or facts["model"],
+        precision=facts["precision"],
+        store=store,
+        watermark=facts.get("watermark") is not None,  # older manifests do not have it
+    ) as bark:
         try:
             clip = _again(bark, facts)
         except BarkError as error:
             report.add("made again", "differs", error.message)
-            return report
+            return facts
         now = manifest(
             clip,
             model=bark.name,
@@ -118,7 +160,53 @@ def verify_file(
     )
     report.add("file", "same" if is_same else "differs", _difference(clip, samples, rate, speed))
     report.is_verified = told and is_same
-    return report
+    return facts
+
+
+def _mark(samples: NDArray[np.float32], rate: int, facts: Mapping[str, Any] | None) -> Finding:
+    """Look for the mark of synthetic sound, and compare with what the manifest claims.
+
+    Args:
+        facts: the manifest; None: there is none, so whatever is found is only told.
+    """
+    claimed = None if facts is None else facts.get("watermark")
+    if not Watermark.is_installed():
+        return Finding("watermark", "absent", "not looked for: bark-serve[watermark] is missing")
+    mark = Watermark()
+    confidence = mark.confidence(samples, rate)
+    told = f"confidence {confidence:.2f}"
+    if confidence < FOUND:
+        if claimed is None:
+            return Finding("watermark", "absent", f"none is found, {told}")
+        return Finding("watermark", "differs", f"{claimed} is claimed, and not found, {told}")
+    if facts is not None and claimed is None:
+        return Finding("watermark", "differs", f"found, {told}; the manifest names none")
+    if claimed not in (None, mark.name):
+        return Finding("watermark", "differs", f"{claimed}, here {mark.name}")
+    return Finding("watermark", "same", f"{mark.name} is found, {told}")
+
+
+def _signature(data: bytes, anchors: bytes | None, generation_id: str | None) -> Finding:
+    """Check who signed the file, and that it is as it was then.
+
+    Args:
+        generation_id: which the label names.
+    """
+    if not is_installed():
+        return Finding("credentials", "absent", "not looked for: bark-serve[c2pa] is missing")
+    found = read_credentials(data, anchors)
+    if found.state == "none":
+        return Finding("credentials", "absent", "it is not signed")
+    if found.state == "invalid":
+        problems = ", ".join(found.problems) or "the signature does not hold"
+        return Finding("credentials", "differs", f"changed since it was signed: {problems}")
+    signer = found.signer or "nobody named"
+    if found.generation_id is not None and found.generation_id != generation_id:
+        return Finding(
+            "credentials", "differs", f"{signer} signed generation {found.generation_id}"
+        )
+    trust = "trusted" if found.is_trusted else "whom no anchor vouches for"
+    return Finding("credentials", "same", f"signed by {signer}, {trust}; untouched since")
 
 
 def _again(bark: Bark, facts: Mapping[str, Any]) -> Clip:

@@ -61,6 +61,8 @@ def _examine(model: str, data: str, speak: bool) -> Iterator[Finding]:
     yield found
     yield _try("store", lambda: _store(data))
     yield _optional("ray", "the service")
+    yield _optional("perth", "watermarks", "resemble-perth")
+    yield _optional("c2pa", "signing files", "c2pa-python")
     yield _optional("opentelemetry.sdk", "exporting traces (to come)")
     if speak and found.state == "ok":
         for precision in ("fp32", "bf16", "int8"):
@@ -128,7 +130,7 @@ def _store(data: str) -> str:
     return f"{data} can be written, and decides races"
 
 
-def _optional(package: str, used_for: str) -> Finding:
+def _optional(package: str, used_for: str, distribution: str | None = None) -> Finding:
     name = package.partition(".")[0]
     try:
         found = importlib.util.find_spec(package) is not None
@@ -136,8 +138,8 @@ def _optional(package: str, used_for: str) -> Finding:
         found = False
     if not found:
         return Finding(name, "absent", f"{package} is not installed; needed for {used_for}")
-    distribution = package.replace(".", "-")
-    return Finding(name, "ok", importlib.metadata.version(distribution))
+    version = importlib.metadata.version(distribution or package.replace(".", "-"))
+    return Finding(name, "ok", version)
 
 
 def _speak(model: str, precision: str) -> str:

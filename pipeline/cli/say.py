@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +18,10 @@ from pipeline.errors import InvalidRequest, StoreUnavailable, VoiceNotFound
 from pipeline.request import SynthesisRequest
 from pipeline.stages.text import check_text
 from pipeline.stored_voices import check_voice_name
+
+if TYPE_CHECKING:
+    from pipeline.audio.credentials import FileSigner
+    from pipeline.payloads import Float32
 
 OWN_OPTIONS = {
     "text": "TEXT",
@@ -81,6 +85,15 @@ def say(
     trace: Annotated[
         bool, typer.Option("--trace", help="Show where the time went, as a waterfall.")
     ] = False,
+    watermark: Annotated[
+        bool, typer.Option("--watermark", help="Mark the sound itself as synthetic.")
+    ] = False,
+    c2pa_certificate: Annotated[
+        Path | None, typer.Option(help="Sign wav and mp3 with it: a PEM chain.")
+    ] = None,
+    c2pa_key: Annotated[
+        Path | None, typer.Option(help="Its key: PEM, EC P-256, not encrypted.")
+    ] = None,
     play_it: Annotated[bool, typer.Option("--play", help="Play it afterwards.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -115,6 +128,7 @@ def say(
         check_voice_name(save_voice)
     if play_it:
         find_player()
+    signer = _signer(c2pa_certificate, c2pa_key)
     console = Console(stderr=True)
     with console.status(escape(f"loading {model} ({precision})")):
         bark = Bark.load(
@@ -125,6 +139,7 @@ def say(
             revision=revision,
             tokenizer=tokenizer,
             store=kept_in,
+            watermark=watermark,
         )
     if backend == "auto" and bark.device.is_slow_fallback:
         console.print(f"note: {bark.device.fallback_reason}", style="yellow", soft_wrap=True)
@@ -132,16 +147,21 @@ def say(
         with StageBars(console) as bars:
             clip = bark.generate(voice=voice, progress=bars, **fields)
         label = SyntheticLabel(model, clip.id, clip.seed, voice)
+
+        def file(samples: Float32, rate: int, name: str) -> bytes:
+            data = encode(samples, rate, name, label)
+            return data if signer is None else signer.sign(data, name, label)
+
         if output is not None:
             samples = change_speed(clip.samples, clip.sample_rate, speed)
             rate = sample_rate or clip.sample_rate
             samples = resample(samples, clip.sample_rate, rate)
-            replace_file(output, encode(samples, rate, kind.name, label))
+            replace_file(output, file(samples, rate, kind.name))
         facts = bark.manifest(clip)
         plain = b""
         if store:
-            # the sound itself, whatever the file was made of it: equal ids keep equal bytes
-            plain = encode(clip.samples, clip.sample_rate, "wav", label)
+            # the sound itself, whatever the file was made of it: equal ids keep equal samples
+            plain = file(clip.samples, clip.sample_rate, "wav")
             Generations(kept_in).save(clip.id, plain, "wav", clip.tokens.as_mapping(), facts)
         if save_voice is not None:
             preset = clip.tokens.checked(bark.spec)
@@ -162,6 +182,17 @@ def say(
 
 
 say.__doc__ = EXAMPLES
+
+
+def _signer(certificate: Path | None, key: Path | None) -> FileSigner | None:
+    """Return what signs files, if that is asked for."""
+    from pipeline.audio.credentials import FileSigner
+
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise InvalidRequest("--c2pa-certificate and --c2pa-key go together.")
+    return FileSigner(certificate, key)
 
 
 def _fields(

@@ -15,8 +15,8 @@ from pipeline.cli import options
 MARKS = {"same": "[green]✓[/]", "differs": "[red]✗[/]", "absent": "[yellow]–[/]"}
 EXAMPLES = """Make a sound again from its manifest, and compare.
 
-Exit code 0: it came out the same, sample by sample. 1: it did not, or it is not known here; the
-lines say what differs.
+Exit code 0: it came out the same, sample by sample. 1: it did not, or it is not known here, or it
+was changed since it was signed; the lines say what differs.
 
 Examples:
 
@@ -35,18 +35,24 @@ def verify(
         str | None, typer.Option("--model", "-m", help="Instead of the manifest's own.")
     ] = None,
     speed: Annotated[float, typer.Option(min=0.25, max=4.0, help="The file was made with.")] = 1.0,
+    anchors: Annotated[
+        Path | None,
+        typer.Option("--c2pa-anchors", help="PEM file: whose signatures are trusted."),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     from pipeline.store import open_store
     from pipeline.verification import verify_file, verify_id
 
     console, store = Console(stderr=True, highlight=False), open_store(data)
+    trusted = None if anchors is None else anchors.read_bytes()
     with console.status("making it again"):
         path = Path(target)
         if path.is_file():
-            report = verify_file(path.read_bytes(), store, model=model, speed=speed)
+            given = path.read_bytes()
+            report = verify_file(given, store, model=model, speed=speed, anchors=trusted)
         else:
-            report = verify_id(target, store, model=model)
+            report = verify_id(target, store, model=model, anchors=trusted)
     if as_json:
         print(json.dumps(asdict(report)))
     else:

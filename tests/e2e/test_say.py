@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from certificates import Authority
 
 from pipeline.audio import read_label
 
@@ -103,7 +104,9 @@ def test_a_file_is_verified(run, tmp_path, suffix):
     run("say", "Hello", "-o", name, "--seed", 7, "-v", "oak", *SHORT)
     report = json.loads(run("verify", name, "--json").stdout)
     assert report["is_verified"]
-    assert {finding["state"] for finding in report["findings"]} == {"same"}
+    states = {finding["subject"]: finding["state"] for finding in report["findings"]}
+    assert (states.pop("watermark"), states.pop("credentials")) == ("absent", "absent")
+    assert set(states.values()) == {"same"}
     by_id = run("verify", report["generation_id"])
     assert by_id.stdout.splitlines()[-1] == "verified"
 
@@ -146,6 +149,41 @@ def test_what_is_not_as_it_was_is_told(run, tmp_path):
     refused = run("verify", "text.wav", ok=False)
     assert (refused.returncode, "no sound" in refused.stderr) == (2, True)
     assert "no generation" in run("verify", "0" * 32, ok=False).stderr
+
+
+def test_a_marked_sound_is_verified(run):
+    words = ("say", "Hello", "-o", "a.mp3", "--seed", 7, "--watermark", "--json")
+    assert json.loads(run(*words, *SHORT).stdout)["watermark"] == "perth 1.0.1"
+    assert "✓ watermark        perth 1.0.1 is found" in run("verify", "a.mp3").stdout
+
+
+def test_a_signed_file_is_verified(run, tmp_path):
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("bark")
+    pair = ("--c2pa-certificate", certificate, "--c2pa-key", key)
+    run("say", "Hello", "-o", "a.mp3", "--seed", 7, "-v", "oak", *pair, *SHORT)
+    told = run("verify", "a.mp3", "--c2pa-anchors", authority.anchors).stdout
+    assert "✓ credentials      signed by bark of Tests, trusted; untouched since" in told
+    # the sound is as it was, but the label names another voice
+    signed = (tmp_path / "a.mp3").read_bytes()
+    (tmp_path / "b.mp3").write_bytes(signed.replace(b"voice=oak", b"voice=elm"))
+    refused = run("verify", "b.mp3", ok=False)
+    assert refused.returncode == 1
+    assert "✓ file" in refused.stdout
+    assert "✗ credentials      changed since it was signed: assertion.data" in refused.stdout
+    assert refused.stdout.splitlines()[-1] == "NOT verified"
+
+
+def test_a_certificate_that_will_not_do_is_refused_before_the_work(run, tmp_path):
+    certificate, _ = Authority(tmp_path).issue("bark")
+    _, other = Authority(tmp_path).issue("other")
+    for pair, says in (
+        (("--c2pa-certificate", certificate), "go together"),
+        (("--c2pa-certificate", certificate, "--c2pa-key", other), "other.key is not the key"),
+    ):
+        done = run("say", "Hello", "-o", "x.wav", *pair, ok=False)
+        assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "x.wav").exists()
 
 
 def test_dialogue_and_standard_input(run, tmp_path):

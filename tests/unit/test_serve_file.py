@@ -76,6 +76,7 @@ STAGE = "applications.0.deployments.1"
         ),
         (f"{STAGE}.ray_actor_options.fallback_strategy", [{"label_selector": {"a": "b"}}], "'a'"),
         (f"{STAGE}.max_ongoing_requests", "many", "max_ongoing_requests"),
+        ("applications.0.args.provenance", {"c2pa_key": "k.pem"}, "give both, or neither"),
     ],
 )
 def test_a_mistake_is_named(given: dict[str, Any], path: str, value: Any, message: str) -> None:
