@@ -27,8 +27,13 @@ _MINUTE_S = 60.0
 
 @dataclass(slots=True, eq=False)
 class Caller:
-    """A key's owner, and what is counted for it."""
+    """A key's owner, and what is counted for it.
 
+    id: what belongs to it is kept under this; of the key itself, so that no other has it. name:
+    for people.
+    """
+
+    id: str
     name: str
     num_running: int = 0
     began_s: deque[float] = field(default_factory=deque)
@@ -43,8 +48,8 @@ class Access:
 
     def __init__(self, config: AccessSection) -> None:
         self._config = config
-        self._callers = {digest: Caller(name) for digest, name in _read_keys(config)}
-        self._anyone = Caller("anonymous")
+        self._callers = {digest: Caller(digest[:16], name) for digest, name in _read_keys(config)}
+        self._anyone = Caller("anonymous", "anonymous")
 
     @property
     def has_keys(self) -> bool:

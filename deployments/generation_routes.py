@@ -11,6 +11,7 @@ from starlette.responses import Response
 from deployments.access import Access, Caller
 from deployments.http_errors import NotReady, check_model
 from deployments.job_runner import JobRunner
+from deployments.keeping import kept_by
 from deployments.ranges import send
 from deployments.schemas import (
     AudioFile,
@@ -55,6 +56,7 @@ class Generations:
         self,
         body: GenerationRequest,
         owner: str,
+        owner_name: str,
         key: str | None,
         headers: Mapping[str, str] | None = None,
     ) -> Job:
@@ -68,21 +70,24 @@ class Generations:
         fields = body.fields()
         generation = await self._service.start(fields)  # resolves and checks its voices
         canonical = generation.request.canonical(generation.voice_digests)
-        content = self._service.digest(canonical, body.seed, body.response_format, body.speed)
+        form = (body.response_format, body.speed, body.webhook)
+        content = self._service.digest(canonical, body.seed, *form)
         if body.seed is None:
             # Not at random: the same request is the same job. Another take has another seed.
-            fields["seed"] = int(content[:8], 16)
+            fields["seed"] = int(self._service.digest(canonical)[:8], 16)
         self.runner.check_room()
         job = await self._access.run(
             self._jobs.submit,
             fields,
             owner=owner,
+            owner_name=owner_name,
             content=content,
             audio_format=body.response_format,
             speed=body.speed,
             key=key,
             hook_url=body.webhook,
             trace=carrier(joined(headers)),
+            is_whole=self._has_sound,
         )
         if job.has_work:
             self.runner.wake()
@@ -103,14 +108,26 @@ class Generations:
         )
 
     async def remove(self, job_id: str, owner: str) -> GenerationCard:
-        """Cancel a job that has not ended; forget one that has, with its sound."""
+        """Cancel a job that has not ended; forget one that has.
+
+        Its sound goes with it, unless others have the same. A generation's own id stands for
+        what this caller kept with `"store": true`.
+        """
+        if not is_job_id(job_id):
+            card = await self.card(job_id, owner)
+            release = self._access.generations.release
+            if not await self._access.run(release, job_id, kept_by(owner)):
+                raise GenerationNotFound(f"generation {job_id!r} was not kept by you, or not alone")
+            return card
         job = await self._access.run(self._jobs.load, job_id, owner)
         if not job.is_ended:
             job = await self._access.run(self._jobs.cancel, job_id, owner)
             return self.describe(job)
-        await self._access.run(self._jobs.forget, job_id)
         if job.generation_id is not None:
-            await self._access.run(self._access.generations.delete, job.generation_id)
+            # the sound first: whoever is interrupted here can ask again
+            release = self._access.generations.release
+            await self._access.run(release, job.generation_id, job.id)
+        await self._access.run(self._jobs.forget, job_id)
         return self.describe(job)
 
     async def sound(self, generation_id: str, owner: str, request: Request) -> Response:
@@ -146,6 +163,12 @@ class Generations:
             audio=file,
             error=None if job.error is None else GenerationError(**job.error),
             **{"seed": job.request.get("seed"), **{k: told[k] for k in shown if k in told}},
+        )
+
+    def _has_sound(self, job: Job) -> bool:
+        return (
+            job.result is not None
+            and self._access.store.size(job.result["audio"]["key"]) is not None
         )
 
     def _told(self, job: Job) -> dict[str, Any]:
@@ -196,19 +219,22 @@ def add_generation_routes(
         With an `Idempotency-Key`, it is so even after it has failed.
         """
         with access.counted(who):
-            job = await generations.submit(body, who.name, idempotency_key, request.headers)
+            job = await generations.submit(body, who.id, who.name, idempotency_key, request.headers)
         response.headers["Location"] = f"/v1/generations/{job.id}"
         return generations.describe(job)
 
     @v1.get("/generations/{id}", tags=["generations"])
     async def show(id: Id, who: Caller = known) -> GenerationCard:
         """Tell how far a generation is, and what came of it."""
-        return await generations.card(id, who.name)
+        return await generations.card(id, who.id)
 
     @v1.delete("/generations/{id}", tags=["generations"])
     async def remove(id: Id, who: Caller = known) -> GenerationCard:
-        """Cancel a generation; one that has ended is forgotten, with its sound."""
-        return await generations.remove(id, who.name)
+        """Cancel a generation; one that has ended is forgotten, with its sound.
+
+        The sound stays where other jobs have the same.
+        """
+        return await generations.remove(id, who.id)
 
     @v1.get(
         "/generations/{id}/audio",
@@ -218,7 +244,7 @@ def add_generation_routes(
     )
     async def sound(id: Id, request: Request, who: Caller = known) -> Response:
         """Send the sound; `Range` is honoured, so that players can seek."""
-        return await generations.sound(id, who.name, request)
+        return await generations.sound(id, who.id, request)
 
 
 def _stored(facts: dict[str, Any]) -> dict[str, Any]:

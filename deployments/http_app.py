@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Request
@@ -18,7 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 from deployments.access import Access, Caller
 from deployments.generation_routes import Generations, add_generation_routes
 from deployments.http_errors import check_model, error_response
-from deployments.keeping import keep
+from deployments.keeping import keep_for
 from deployments.middleware import RequestEnvelope, request_id
 from deployments.schemas import (
     ErrorBody,
@@ -106,7 +107,13 @@ def create_app(
             CORSMiddleware,
             allow_origins=list(config.access.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=[
+                "Authorization",
+                "Content-Type",
+                "Idempotency-Key",
+                "Range",
+                "traceparent",
+            ],
             expose_headers=["X-Bark-Id", "X-Bark-Seed", "X-Request-Id", "Server-Timing"],
         )
     app.state.access = access
@@ -131,7 +138,7 @@ def create_app(
                 is_streamed=True,
                 headers=request.headers,
                 # before the last byte is sent: who has them all can count on it
-                at_end=keep if body.store else None,
+                at_end=partial(keep_for, who.id) if body.store else None,
                 request_id=request_id(request),
                 owner=who.name,
             )

@@ -23,13 +23,14 @@ from deployments.webhooks import Webhooks
 from pipeline.errors import (
     BarkError,
     Cancelled,
+    DeadlineExceeded,
     EngineFailed,
     LeaseLost,
     ModelChanged,
     Overloaded,
     StoreUnavailable,
 )
-from pipeline.jobs import Held, Job
+from pipeline.jobs import Held, Job, job_of
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -38,6 +39,7 @@ _T = TypeVar("_T")
 _PASSING: Final = (EngineFailed, ModelChanged, StoreUnavailable, Overloaded, Cancelled)
 _STAGES: Final = ("semantic", "coarse", "fine", "codec")
 _TELL_EVERY_S: Final = 1.0
+_DAMAGED_PAUSE_S: Final = 60.0
 _STORE_PAUSE_S: Final = 2.0
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 60.0
@@ -59,7 +61,8 @@ class JobRunner:
         self._access, self._jobs = service.store, service.store.jobs
         self._holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._not_before: dict[str, float] = {}  # unix seconds; of jobs that others have
+        self._making = set[str]()  # those of them that make sound
+        self._not_before: dict[str, float] = {}  # signposts → unix seconds
         self._wake, self._is_stopping = asyncio.Event(), False
         self._loop: asyncio.Task[None] | None = None
         self._swept_s = 0.0
@@ -72,7 +75,7 @@ class JobRunner:
 
     def start(self) -> None:
         """Begin to work, on the running event loop; again is no error."""
-        if self._loop is None and self._config.max_running:
+        if self._loop is None:
             self._loop = asyncio.get_running_loop().create_task(self._run())
 
     def wake(self) -> None:
@@ -103,14 +106,14 @@ class JobRunner:
         while not self._is_stopping:
             self._wake.clear()
             pause_s = self._config.poll_s
-            try:
-                await self._take_what_fits()
-                await self._sweep()
-            except StoreUnavailable as error:
-                log.warning("no jobs can be taken: %s", error.message)
-                pause_s = _STORE_PAUSE_S
-            except Exception:  # this loop must outlive whatever one job does to it
-                log.exception("looking for jobs failed")
+            for act in (self._take_what_fits, self._sweep):
+                try:
+                    await act()
+                except StoreUnavailable as error:
+                    log.warning("jobs have to wait: %s", error.message)
+                    pause_s = _STORE_PAUSE_S
+                except Exception:  # this loop must outlive whatever one job does to it
+                    log.exception("looking for jobs failed")
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._wake.wait()
@@ -120,23 +123,33 @@ class JobRunner:
         self.num_waiting = len(waiting)
         there = set(waiting)
         self._not_before = {k: t for k, t in self._not_before.items() if k in there}
-        for job_id in waiting:
-            if self._is_stopping or len(self._running) >= self._config.max_running:
+        for signpost in waiting:
+            if self._is_stopping or len(self._making) >= self._config.max_running:
                 return
-            if job_id in self._running or self._not_before.get(job_id, 0.0) > time.time():
+            later_s = self._not_before.get(signpost, 0.0)
+            if job_of(signpost) in self._running or later_s > time.time():
                 continue
-            found = await self._access.run(self._jobs.take, job_id, self._holder)
+            try:
+                found = await self._access.run(self._jobs.take, signpost, self._holder)
+            except StoreUnavailable as error:
+                # one record that can not be read is no reason to leave the others
+                log.warning("%s is passed over: %s", job_of(signpost), error.message)
+                found = time.time() + _DAMAGED_PAUSE_S
             if isinstance(found, Held):
                 self._begin(found)
             elif found is not None:
-                self._not_before[job_id] = found
+                self._not_before[signpost] = found
 
     def _begin(self, held: Held) -> None:
         task = asyncio.get_running_loop().create_task(self._work(held))
         self._running[held.job.id] = task
+        if not held.job.is_ended:
+            # whoever waits for a webhook's receiver takes no room from work
+            self._making.add(held.job.id)
 
         def done(_: asyncio.Task[None]) -> None:
             del self._running[held.job.id]
+            self._making.discard(held.job.id)
             self._wake.set()
 
         task.add_done_callback(done)
@@ -144,7 +157,10 @@ class JobRunner:
     async def _sweep(self) -> None:
         if time.monotonic() - self._swept_s > _SWEEP_EVERY_S:
             self._swept_s = time.monotonic()
-            await self._access.run(self._jobs.forget_expired)
+            for job in await self._access.run(self._jobs.forget_expired):
+                if job.generation_id is not None:
+                    release = self._access.generations.release
+                    await self._access.run(release, job.generation_id, job.id)
 
     # ── one job ──────────────────────────────────────────────────────────────────────────────────
     async def _work(self, held: Held) -> None:
@@ -162,6 +178,8 @@ class JobRunner:
         jobs, progress = self._jobs, dict[str, int]()
         try:
             made_id, result = await self._leased(held, progress, self._make(held.job, progress))
+        except LeaseLost:
+            raise
         except _PASSING as error:
             pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (held.job.attempts - 1))
             log.warning("%s is tried again in %.0f s: %s", held.job.id, pause_s, error.message)
@@ -195,41 +213,52 @@ class JobRunner:
 
     async def _make(self, job: Job, progress: dict[str, int]) -> tuple[str, dict[str, Any]]:
         """Make the sound and keep it; return the generation's id, and what to tell of it."""
+        form, kept = (job.audio_format, job.speed), list[dict[str, Any]]()
 
         def told(stage: str, _segment: int, done: int, total: int) -> None:
             if stage == "text":
+                progress.clear()
                 progress["segments"] = total
             elif done == total:
                 progress[stage] = progress.get(stage, 0) + 1
 
-        form, kept = (job.audio_format, job.speed), list[dict[str, Any]]()
-
         async def keep_all(done: Generation) -> None:
             progress.update(dict.fromkeys(_STAGES, progress["segments"]))
+            await self._hold(done.id, job)
             kept.append(await self._insist_on(lambda: keep(done)))
             kept.append(await self._insist_on(lambda: keep_rendition(done, *form)))
 
-        generation = await self._service.start(
-            job.request,
-            progress=told,
-            headers=job.trace,
-            at_end=keep_all,
-            request_id=job.id,
-            owner=job.owner,
-        )
-        if (made := await find_kept(generation.id, self._access, *form)) is not None:
-            return generation.id, _result(*made)
+        began_s = time.monotonic()
         while True:
+            # anew for each try: one that broke off has some of its segments
+            generation = await self._service.start(
+                job.request,
+                progress=told,
+                headers=job.trace,
+                at_end=keep_all,
+                request_id=job.id,
+                owner=job.owner_name,
+            )
+            await self._hold(generation.id, job)
+            if (made := await find_kept(generation.id, self._access, *form)) is not None:
+                return generation.id, _result(*made)
             try:
                 async for _ in generation.segments():
                     pass
-                break
-            except Overloaded as error:  # the queue at the front is full of others
+            except Overloaded as error:  # the front, or a stage, is full of others
                 if self._is_stopping:
                     raise  # another replica's, then
+                left_s = generation.deadline_s - generation.began_s
+                if time.monotonic() - began_s > left_s:
+                    raise DeadlineExceeded("The time ran out while the service was full.") from None
                 await asyncio.sleep(error.retry_after_s)
-        facts, file = kept
-        return generation.id, _result(facts, file)
+            else:
+                return generation.id, _result(*kept[-2:])
+
+    async def _hold(self, generation_id: str, job: Job) -> None:
+        await self._insist_on(
+            lambda: self._access.run(self._access.generations.hold, generation_id, job.id)
+        )
 
     async def _tell(self, held: Held) -> None:
         hook, job = held.job.hook, held.job

@@ -8,6 +8,7 @@ from typing import Any
 from deployments.service import Generation
 from deployments.store_access import StoreAccess
 from pipeline.audio import MEDIA_TYPES, SyntheticLabel, change_speed
+from pipeline.errors import StoreUnavailable
 from pipeline.generations import audio_key, rendition_key
 
 Json = dict[str, Any]
@@ -33,6 +34,18 @@ async def keep(generation: Generation) -> Json:
     return await access.run(save)
 
 
+async def keep_for(owner: str, generation: Generation) -> None:
+    """Keep a generation because a caller asked to, until that caller removes it."""
+    access = generation.service.store
+    await access.run(access.generations.hold, generation.id, kept_by(owner))
+    await keep(generation)
+
+
+def kept_by(owner: str) -> str:
+    """Return how the note of a caller is named that keeps a generation."""
+    return f"kept-{owner}"
+
+
 async def keep_rendition(generation: Generation, audio_format: str, speed: float) -> Json:
     """Save the sound in a format and speed beside it, and return what is known of the file.
 
@@ -54,7 +67,8 @@ async def keep_rendition(generation: Generation, audio_format: str, speed: float
             data = file(samples, clip.sample_rate, audio_format, label)
             access.store.put_if_absent(key, data)
         found = _describe(access, key, audio_format)
-        assert found is not None
+        if found is None:
+            raise StoreUnavailable(f"{key} vanished as soon as it was written")
         return found
 
     return await access.run(save)

@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from deployments.store_access import StoreAccess
 from pipeline.errors import GenerationNotFound
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _CHUNK_BYTES: Final = 1 << 20
 
 

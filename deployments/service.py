@@ -104,6 +104,7 @@ class Generation:
         Raises:
             Overloaded, DeadlineExceeded, InvalidRequest, EngineFailed.
         """
+        assert not self.done, "a generation is made once"
         with (
             request_span(self.context, **self._attributes()) as (span, context),
             self._remembered(span),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -11,14 +12,14 @@ from starlette.responses import Response
 
 from deployments.access import Caller
 from deployments.schemas import VoiceCard, VoiceList
-from deployments.service import Service
-from pipeline.errors import GenerationNotFound, InvalidRequest, VoiceNotFound
+from deployments.service import DEFAULT_VOICE, Service
+from pipeline.errors import GenerationNotFound, InvalidRequest, InvalidVoice, VoiceNotFound
 from pipeline.payloads import HistoryPrompt
-from pipeline.voice_records import language_of, suno_digests, voice_record
+from pipeline.voice_records import is_own, language_of, parents_of, suno_digests, voice_record
 from pipeline.voices import MAX_PRESET_BYTES, read_voice, voice_digest, voice_from_bytes
 
 Name = Annotated[str, Path(max_length=200)]
-_AT_ONCE = 16
+log = logging.getLogger(__name__)
 
 
 class StoredVoices:
@@ -32,7 +33,16 @@ class StoredVoices:
         library = self._service.voices
         names = await self._access.run(library.names)
         records = await self._records()
-        return await asyncio.gather(*(self._card(name, records.get(name)) for name in names))
+        found = await asyncio.gather(*(self._listed(name, records.get(name)) for name in names))
+        return [card for card in found if card is not None]
+
+    async def _listed(self, name: str, record: dict[str, Any] | None) -> VoiceCard | None:
+        """Describe a preset; one that is damaged hides no other."""
+        try:
+            return await self._card(name, record)
+        except InvalidVoice as error:
+            log.warning("voice %s is not listed: %s", name, error.message)
+            return None
 
     async def show(self, name: str) -> VoiceCard:
         """Describe one, with its length."""
@@ -58,16 +68,29 @@ class StoredVoices:
         """
         if (data is None) == (generation_id is None):
             raise InvalidRequest("give either a file or a generation_id")
+        if name in self._service.config.voices.aliases or name == DEFAULT_VOICE:
+            raise InvalidRequest(f"{name!r} is another name of a voice here; choose another")
+        parents = None
         if data is not None:
             prompt = await asyncio.to_thread(voice_from_bytes, data)
         else:
             prompt = await self._of_generation(str(generation_id))
+            facts = await self._access.run(
+                self._access.generations.load_manifest, str(generation_id)
+            )
+            parents = await self._access.run(
+                parents_of, facts, self._access.voices, self._is_models_own
+            )
         prompt = prompt.checked(self._service.stages.spec)
         record = voice_record(
-            prompt, name, generation_id=generation_id, consent=consent, language=language
+            prompt,
+            name,
+            generation_id=generation_id,
+            parents=parents,
+            consent=consent,
+            language=language,
         )
-        known = await self._access.run(self._access.voices.show, name)
-        if known is None and await asyncio.to_thread(self._service.voices.is_at_hand, name):
+        if await self._access.run(self._is_models_own, name):
             raise InvalidRequest(f"the model itself has a voice {name!r}; choose another name")
         await self._access.run(self._access.voices.add, name, prompt, record)
         return await self.show(name)
@@ -81,6 +104,9 @@ class StoredVoices:
         if not await self._access.run(self._access.voices.remove, name):
             raise VoiceNotFound(f"the store holds no voice {name!r}")
 
+    def _is_models_own(self, name: str) -> bool:
+        return is_own(name, self._service.voices, self._access.voices)
+
     async def _of_generation(self, generation_id: str) -> HistoryPrompt:
         made = await self._access.run(self._access.generations.load_tokens, generation_id)
         if made is None:
@@ -89,8 +115,12 @@ class StoredVoices:
 
     async def _records(self) -> dict[str, dict[str, Any]]:
         names = await self._access.run(self._access.voices.list)
-        found = await asyncio.gather(*(self._record(name) for name in names))
-        return {n: record for n, record in zip(names, found, strict=True) if record is not None}
+        found = await asyncio.gather(
+            *(self._record(name) for name in names), return_exceptions=True
+        )
+        return {
+            n: record for n, record in zip(names, found, strict=True) if isinstance(record, dict)
+        }
 
     async def _record(self, name: str) -> dict[str, Any] | None:
         return await self._access.run(self._access.voices.show, name)

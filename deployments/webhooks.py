@@ -18,7 +18,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,13 @@ from deployments.config import WebhookSection
 from pipeline.errors import InvalidRequest
 from pipeline.jobs import Hook
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _PREFIX = "whsec_"
+_PORTS = (None, 443, 8443)
+_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+_COMPATIBLE = ipaddress.ip_network("::/96")
+# Public by their numbers, and yet a cloud's own services, reached from inside it alone.
+_CLOUDS = (ipaddress.ip_address("192.0.0.192"), ipaddress.ip_address("168.63.129.16"))
 
 
 class Webhooks:
@@ -58,12 +64,15 @@ class Webhooks:
             )
         try:
             parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
+            parsed.host.encode("idna")
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise InvalidRequest(f"webhook: {error}") from None
         if parsed.scheme not in ("https", "http") or not parsed.host or parsed.userinfo:
             raise InvalidRequest("webhook: give an address such as https://example.com/hook")
         if parsed.scheme == "http" and not self._config.allow_private:
             raise InvalidRequest("webhook: only https is allowed here")
+        if parsed.port not in _PORTS and not self._config.allow_private:
+            raise InvalidRequest("webhook: only ports 443 and 8443 are allowed here")
         try:
             address = ipaddress.ip_address(parsed.host)
         except ValueError:
@@ -76,7 +85,7 @@ class Webhooks:
         attempts = hook.attempts + 1
         try:
             await self._post(hook.url, event, job_id, data)
-        except (httpx.HTTPError, OSError, InvalidRequest, TimeoutError) as error:
+        except Exception as error:  # whatever an address of a stranger brings: it is counted
             trouble = str(error) or type(error).__name__
             pause_s = self._config.first_pause_s * 2 ** (attempts - 1)
             return replace(
@@ -100,14 +109,23 @@ class Webhooks:
             "webhook-timestamp": str(sent_unix_s),
             "webhook-signature": sign(self._secret, job_id, sent_unix_s, body),
         }
-        place = parsed.copy_with(host=await self._resolve(parsed))
-        async with httpx.AsyncClient(timeout=self._config.timeout_s, trust_env=False) as client:
-            # the certificate must be that of the name, though the connection is to an address
-            answer = await client.post(
-                place, content=body, headers=headers, extensions={"sni_hostname": parsed.host}
-            )
-        if not answer.is_success:  # a redirect among them: it is not followed
-            raise httpx.HTTPError(f"HTTP {answer.status_code}")
+        # a time for all of it: httpx's own begins anew with every piece that arrives
+        async with asyncio.timeout(self._config.timeout_s):
+            place = parsed.copy_with(host=await self._resolve(parsed))
+            async with (
+                httpx.AsyncClient(timeout=self._config.timeout_s, trust_env=False) as client,
+                client.stream(
+                    "POST",
+                    place,
+                    content=body,
+                    headers=headers,
+                    # the certificate must be that of the name, though the connection is not
+                    extensions={"sni_hostname": parsed.host},
+                ) as answer,
+            ):
+                # its status is all that is read; a redirect is not followed
+                if not answer.is_success:
+                    raise httpx.HTTPError(f"HTTP {answer.status_code}")
 
     async def _resolve(self, url: httpx.URL) -> str:
         """Return an address of the host; all that it has must be allowed."""
@@ -119,11 +137,24 @@ class Webhooks:
             raise InvalidRequest("webhook: this name leads to an address that is not public")
         return str(addresses[0])
 
-    def _may_reach(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    def _may_reach(self, address: Address) -> bool:
         if self._config.allow_private:
             return True
-        mapped = getattr(address, "ipv4_mapped", None) or address
-        return mapped.is_global and not mapped.is_multicast
+        return all(_is_public(each) for each in (address, *_embedded(address)))
+
+
+def _embedded(address: Address) -> Iterator[Address]:
+    """Yield the IPv4 addresses that an IPv6 one stands for, behind a gateway."""
+    if isinstance(address, ipaddress.IPv6Address):
+        found = (address.ipv4_mapped, address.sixtofour, *(address.teredo or ()))
+        yield from (each for each in found if each is not None)
+        if any(address in network for network in (*_NAT64, _COMPATIBLE)):
+            yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+
+
+def _is_public(address: Address) -> bool:
+    inside = address.is_multicast or address.is_reserved or getattr(address, "is_site_local", False)
+    return address.is_global and not inside and address not in _CLOUDS
 
 
 def sign(secret: bytes, message_id: str, unix_s: int, body: bytes) -> str:

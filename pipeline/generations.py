@@ -4,6 +4,7 @@
 generations/{id[:2]}/{id}/audio.<format>
                           tokens.npz
                           manifest.json              last: without it there is no generation
+                          held/{job}                 whose it is: with the last of them it goes
 ```
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pipeline.errors import InvalidRequest
+from pipeline.errors import InvalidRequest, StoreUnavailable
 from pipeline.file_formats import pack_arrays, pack_json, unpack_arrays, unpack_json
 from pipeline.store import Store
 
@@ -51,6 +52,8 @@ class Generations:
         folder = _folder(generation_id)
         stored = self.load_manifest(generation_id)
         if stored is not None:
+            if self._store.size(audio_key(generation_id, stored["format"])) is None:
+                self._heal(stored, audio, audio_format)
             return stored
         place = audio_key(generation_id, audio_format)
         if not self._store.put_if_absent(place, audio):
@@ -67,11 +70,40 @@ class Generations:
             return ours
         return self.load_manifest(generation_id) or ours
 
+    def _heal(self, stored: Mapping[str, Any], audio: bytes, audio_format: str) -> None:
+        """Put lost audio back; what differs (a signature does, each time) is described anew."""
+        digest = hashlib.sha256(audio).hexdigest()
+        self._store.put(audio_key(stored["id"], audio_format), audio)
+        if (audio_format, digest) != (stored["format"], stored["sha256"]):
+            renewed = {**stored, "format": audio_format, "sha256": digest}
+            self._store.put(f"{_folder(stored['id'])}/manifest.json", pack_json(renewed))
+
+    def hold(self, generation_id: str, holder: str) -> None:
+        """Note that somebody needs a generation, who may be before it is saved."""
+        self._store.put_if_absent(f"{_folder(generation_id)}/held/{holder}", b"")
+
+    def release(self, generation_id: str, holder: str) -> bool:
+        """Take a holder's note away, and the generation if nobody else needs it; True if it went.
+
+        One that nobody ever held (made by `say`, or kept by a request) is not a job's to remove.
+        """
+        folder = _folder(generation_id)
+        if not self._store.delete(f"{folder}/held/{holder}"):
+            return False
+        if self._store.list(f"{folder}/held/"):
+            return False
+        return self.delete(generation_id)
+
     def load_manifest(self, generation_id: str) -> dict[str, Any] | None:
         """Return the manifest; None if there is no such generation, or none that is complete."""
         key = f"{_folder(generation_id)}/manifest.json"
         data = self._store.get(key)
-        return None if data is None else unpack_json(data, key)
+        if data is None:
+            return None
+        found = unpack_json(data, key)
+        if missing := {"id", "format", "sha256"} - found.keys():
+            raise StoreUnavailable(f"{key} is damaged: no {', '.join(sorted(missing))}")
+        return found
 
     def load_tokens(self, generation_id: str) -> dict[str, NDArray[Any]] | None:
         """Return the arrays that were saved; None as for `load_manifest`."""

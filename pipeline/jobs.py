@@ -66,7 +66,8 @@ class Job:
     `SynthesisRequest`, its seed among them. attempts: how often a worker has begun.
     not_before_unix_s: while a try is waited for. progress: segments, and how many of them each
     stage has done. result: what is told about the finished generation; its id is in
-    `generation_id`. trace: W3C headers of the request that asked for it.
+    `generation_id`. trace: W3C headers of the request that asked for it. owner: whose it is, as an
+    id; owner_name: for people.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Job:
     error: dict[str, str] | None = None
     hook: Hook | None = None
     trace: dict[str, str] = field(default_factory=dict)
+    owner_name: str = ""
     ended_unix_s: float | None = None
 
     @property
@@ -157,12 +159,14 @@ class Jobs:
         request: Mapping[str, Any],
         *,
         owner: str,
+        owner_name: str = "",
         content: str,
         audio_format: str,
         speed: float = 1.0,
         key: str | None = None,
         hook_url: str | None = None,
         trace: Mapping[str, str] | None = None,
+        is_whole: Callable[[Job], bool] = lambda _: True,
     ) -> Job:
         """Queue a job, or return the one that there is already.
 
@@ -170,6 +174,8 @@ class Jobs:
             content: digest of all that decides the result: the same from the same owner is the
                 same job, unless that one failed or was cancelled.
             key: an Idempotency-Key: the same job however it ended.
+            is_whole: says of a job that succeeded whether its sound is still there; one whose
+                sound is gone is made again.
 
         Raises:
             IdempotencyKeyReused: the key belongs to another content.
@@ -186,6 +192,7 @@ class Jobs:
             created_unix_s=self._clock(),
             hook=None if hook_url is None else Hook(hook_url),
             trace=dict(trace or {}),
+            owner_name=owner_name,
         )
         for _ in range(_TRIES):
             if self._store.put_if_absent(_key(fresh.id), fresh.pack()):
@@ -198,7 +205,9 @@ class Jobs:
                 raise IdempotencyKeyReused(
                     "this Idempotency-Key was used for another request: use a new one"
                 )
-            if key is not None or found.job.status not in ("failed", "cancelled"):
+            is_lost = found.job.status == "succeeded" and not is_whole(found.job)
+            is_over = found.job.status in ("failed", "cancelled") and key is None
+            if not is_lost and not is_over:
                 job = found.job
                 break
             stale = found.job.signpost

@@ -85,6 +85,13 @@ class SynthesisRequest(_Settings):
     language: str | None = None
     timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
+    @field_validator("language", "voice")
+    @classmethod
+    def _is_text(cls, value: str | None) -> str | None:
+        if value is not None and not value.isprintable():
+            raise ValueError("holds characters that are no text")
+        return value
+
     @model_validator(mode="after")
     def _says_one_thing(self) -> SynthesisRequest:
         if (self.text is None) == (self.turns is None):

@@ -29,12 +29,17 @@ def check_voice_name(name: str) -> str:
     Raises:
         InvalidRequest: anything else, so that a name can not leave its folder.
     """
-    if not _VOICE_NAME.fullmatch(name) or name.endswith((".npz", ".json")):
+    if not is_voice_name(name):
         raise InvalidRequest(
             f"{name[:100]!r} is no voice name: use up to 64 letters, digits, '.', '_' and '-', "
             "beginning with a letter or digit; one folder may stand before it, as in v2/narrator"
         )
     return name
+
+
+def is_voice_name(name: str) -> bool:
+    """Say whether a voice may have this name."""
+    return bool(_VOICE_NAME.fullmatch(name)) and not name.endswith((".npz", ".json"))
 
 
 class Voices:
@@ -67,6 +72,10 @@ class Voices:
             raise VoiceNotFound(f"there is no voice named {name!r} in the store")
         return data
 
+    def has_arrays(self, name: str) -> bool:
+        """Say whether a voice of this name is there, if only half written."""
+        return self._store.size(_voice_keys(name)[0]) is not None
+
     def show(self, name: str) -> dict[str, Any] | None:
         """Return the record; None if the store has none (a checkpoint's presets have none)."""
         record_key = _voice_keys(name)[1]
@@ -83,7 +92,8 @@ class Voices:
         """Return the names of all voices that are complete."""
         keys = self._store.list("voices/")
         records = (key for key in keys if key.endswith(".json"))
-        return [key.removeprefix("voices/").removesuffix(".json") for key in records]
+        names = (key.removeprefix("voices/").removesuffix(".json") for key in records)
+        return [name for name in names if is_voice_name(name)]
 
 
 def _voice_keys(name: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ it says whether the mark of synthetic sound is in it, and whether it is signed a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -68,18 +69,28 @@ def verify_id(
         GenerationNotFound: the store does not have it.
         StoreUnavailable, InvalidCheckpoint.
     """
+    speed, told = 1.0, None
     if is_job_id(generation_id):
-        made = Jobs(store).load(generation_id).generation_id
-        if made is None:
+        job = Jobs(store).load(generation_id)
+        if job.generation_id is None or job.result is None:
             raise GenerationNotFound(f"{generation_id} has no sound")
-        generation_id = made
+        generation_id, speed, told = job.generation_id, job.speed, job.result["audio"]
     facts = Generations(store).load_manifest(generation_id)
     if facts is None:
         raise GenerationNotFound(f"the store has no generation {generation_id!r}")
-    data = store.get(audio_key(generation_id, facts["format"]))
+    if told is None:
+        key = audio_key(generation_id, facts["format"])
+        told = {"key": key, "sha256": facts["sha256"]}
+    data = store.get(told["key"])
     if data is None:
         raise GenerationNotFound(f"the store has lost the sound of {generation_id!r}")
-    return verify_file(data, store, model=model, anchors=anchors)
+    report = verify_file(
+        data, store, model=model, speed=speed, anchors=anchors, generation_id=generation_id
+    )
+    is_kept = hashlib.sha256(data).hexdigest() == told["sha256"]
+    report.add("stored bytes", "same" if is_kept else "differs", f"sha256 {told['sha256'][:12]}")
+    report.is_verified = report.is_verified and is_kept
+    return report
 
 
 def verify_file(
@@ -89,6 +100,7 @@ def verify_file(
     model: str | None = None,
     speed: float = 1.0,
     anchors: bytes | None = None,
+    generation_id: str | None = None,
 ) -> Verification:
     """Check an audio file, whoever brings it.
 
@@ -96,6 +108,7 @@ def verify_file(
         model: in place of the one that the manifest names.
         speed: that the file was asked for with, which it does not tell.
         anchors: certificates (PEM) of those whose signatures are trusted.
+        generation_id: which generation it must be; None: the one that its label names.
 
     Raises:
         InvalidRequest: no sound that can be read, anchors that are none, or a manifest that names
@@ -108,6 +121,8 @@ def verify_file(
     facts = None
     if label is None:
         report.add("label", "absent", "it does not say that it was made by bark-serve")
+    elif generation_id not in (None, label["generation_id"]):
+        report.add("label", "differs", f"it says generation {label['generation_id']}")
     else:
         facts = _make_again(report, label, sound, store, model, speed)
     report.findings.append(_mark(sound[0], sound[1], facts))
@@ -128,11 +143,14 @@ def _make_again(
     """Make the sound again that a label names, and compare; return its manifest, if it is here."""
     samples, rate, audio_format = sound
     report.generation_id = str(label["generation_id"])
-    report.add("label", "same", f"synthetic, {label['model']}, {report.generation_id}")
     facts = Generations(store).load_manifest(report.generation_id)
     if facts is None:
+        report.add("label", "same", f"synthetic, {label['model']}, {report.generation_id}")
         report.add("manifest", "absent", "this store does not know the generation")
         return None
+    is_true = (label["model"], label["seed"]) == (facts["model"], facts["seed"])
+    shown = f"synthetic, {label['model']}, seed {label['seed']}, {report.generation_id}"
+    report.add("label", "same" if is_true else "differs", shown)
     with Bark.load(
         model or facts["model"],
         precision=facts["precision"],
@@ -153,13 +171,16 @@ def _make_again(
         )
     report.findings += _inputs(facts, now)
     told = samples_sha256(clip) == facts["samples_sha256"]
+    is_it = clip.id == report.generation_id
+    if not is_it:
+        report.add("identity", "differs", f"what the manifest describes is {clip.id}")
     report.add("samples", "same" if told else "differs", f"{clip.duration_s:.2f} s made again")
     is_same = any(
         np.array_equal(samples, decode(made)[0])
         for made in _files(clip, audio_format, rate, speed, label)
     )
     report.add("file", "same" if is_same else "differs", _difference(clip, samples, rate, speed))
-    report.is_verified = told and is_same
+    report.is_verified = told and is_same and is_it and is_true
     return facts
 
 
@@ -249,6 +270,15 @@ def _files(
     if audio_format not in _FORMATS_OF_INTEGERS:
         stream = StreamEncoder(audio_format, clip.sample_rate, label)
         yield stream.write(samples) + stream.close()
+    if speed != 1 and len(clip.segments) > 1:  # a stream changes it segment by segment
+        stream = StreamEncoder(audio_format, clip.sample_rate, label)
+        silence = np.zeros(round(clip.request.silence_s * clip.sample_rate / speed), np.float32)
+        pieces = []
+        for number, segment in enumerate(clip.segments):
+            pieces.append(stream.write(silence) if number and len(silence) else b"")
+            sound = change_speed(segment.sound.samples, clip.sample_rate, speed)
+            pieces.append(stream.write(sound))
+        yield b"".join(pieces) + stream.close()
 
 
 def _difference(clip: Clip, samples: NDArray[np.float32], rate: int, speed: float) -> str:

@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import logging
+import lzma
 import math
 import threading
 import zipfile
@@ -149,7 +150,8 @@ def voice_from_bytes(data: bytes) -> HistoryPrompt:
         raise InvalidVoice(
             f"the voice preset is no .npz file, or a damaged one: {error}"
         ) from error
-    except (NotImplementedError, RuntimeError) as error:  # odd compression; a password
+    # odd compression; a password; headers that promise more than there is memory
+    except (NotImplementedError, RuntimeError, lzma.LZMAError, OverflowError, MemoryError) as error:
         raise InvalidVoice(f"the voice preset can not be unpacked: {error}") from error
     return _from_arrays(arrays)
 
@@ -398,7 +400,7 @@ def _parse_npy(data: bytes, name: str) -> NDArray[Any]:
             raise InvalidVoice(f"{name} is cut off: its header promises {list(shape)} {dtype}")
         file.seek(0)
         return np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, TypeError, EOFError, SyntaxError) as error:
+    except (ValueError, TypeError, EOFError, SyntaxError, OverflowError, MemoryError) as error:
         raise InvalidVoice(f"{name} is no array: {error}") from error
 
 

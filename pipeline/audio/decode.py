@@ -15,7 +15,7 @@ def decode(data: bytes) -> tuple[NDArray[np.float32], int, str]:
     """Decode an audio file that may come from anyone.
 
     Returns:
-        float32 [N], the first channel; its rate in Hz; the format's name in `FORMATS`.
+        float32 [N], its one channel; its rate in Hz; the format's name in `FORMATS`.
 
     Raises:
         InvalidRequest: no sound, or in a format that we do not write.
@@ -26,6 +26,8 @@ def decode(data: bytes) -> tuple[NDArray[np.float32], int, str]:
     try:
         with av.open(io.BytesIO(data), "r", options=options) as container:
             stream = container.streams.audio[0]
+            if len(container.streams) != 1 or stream.codec_context.layout.nb_channels != 1:
+                raise InvalidRequest("this file holds more than one channel; ours hold one")
             # as it was encoded: nothing is mixed, resampled or rounded
             frames = [frame.to_ndarray() for frame in container.decode(stream)]
             rate, codec = stream.rate, stream.codec_context.name

@@ -78,6 +78,10 @@ def say(
     save_voice: Annotated[
         str | None, typer.Option(help="Keep this generation as a voice preset of that name.")
     ] = None,
+    consent: Annotated[
+        str | None,
+        typer.Option(help="For --save-voice with a voice of unknown origin: who agreed to it."),
+    ] = None,
     data: options.Data = options.DEFAULT_DATA,
     store: Annotated[
         bool, typer.Option(help="Keep sound, tokens and manifest in the store.")
@@ -103,7 +107,7 @@ def say(
     from pipeline.store import open_store
     from pipeline.store.local import LocalStore, replace_file
     from pipeline.stored_voices import Voices
-    from pipeline.voice_records import voice_record
+    from pipeline.voice_records import is_own, parents_of, voice_record
     from pipeline.waterfall import Waterfall, text_rows
 
     fields = _fields(text, dialogue, chained, settings or [])
@@ -162,11 +166,16 @@ def say(
         if store:
             # the sound itself, whatever the file was made of it: equal ids keep equal samples
             plain = file(clip.samples, clip.sample_rate, "wav")
+            Generations(kept_in).hold(clip.id, "said")
             Generations(kept_in).save(clip.id, plain, "wav", clip.tokens.as_mapping(), facts)
         if save_voice is not None:
             preset = clip.tokens.checked(bark.spec)
-            record = voice_record(preset, save_voice, generation_id=clip.id)
-            Voices(kept_in).add(save_voice, preset, record)
+            voices = Voices(kept_in)
+            parents = parents_of(facts, voices, lambda own: is_own(own, bark.voices, voices))
+            record = voice_record(
+                preset, save_voice, generation_id=clip.id, parents=parents, consent=consent
+            )
+            voices.add(save_voice, preset, record)
     finally:
         bark.close()
     path = output or f"{data.rstrip('/')}/{audio_key(clip.id, 'wav')}"

@@ -156,6 +156,9 @@ def import_presets(
 def from_generation(
     generation_id: Annotated[str, typer.Argument(metavar="ID", help="As `say` prints it.")],
     name: Name,
+    consent: Annotated[
+        str | None, typer.Option(help="Asked for where it spoke with a voice of unknown origin.")
+    ] = None,
     model: options.Model = "nano",
     data: options.Data = options.DEFAULT_DATA,
 ) -> None:
@@ -166,7 +169,7 @@ def from_generation(
     from pipeline.generations import Generations
     from pipeline.store import open_store
     from pipeline.stored_voices import Voices
-    from pipeline.voice_records import voice_record
+    from pipeline.voice_records import is_own, parents_of, voice_record
     from pipeline.voices import read_voice
 
     store = open_store(data)
@@ -174,8 +177,13 @@ def from_generation(
     if tokens is None:
         raise BarkError(f"the store at {data} holds no generation {generation_id}.")
     prompt = read_voice(tokens, spec=_spec(model), voices=None)
-    record = voice_record(prompt, name, generation_id=generation_id)
-    Voices(store).add(name, prompt, record)
+    voices, library = Voices(store), _library(model, data)
+    facts = Generations(store).load_manifest(generation_id)
+    parents = parents_of(facts, voices, lambda own: is_own(own, library, voices))
+    record = voice_record(
+        prompt, name, generation_id=generation_id, parents=parents, consent=consent
+    )
+    voices.add(name, prompt, record)
     print(name)
 
 

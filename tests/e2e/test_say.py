@@ -256,7 +256,7 @@ def test_wrong_preset_is_explained(run, tmp_path):
 
 def test_presets_are_imported_from_a_folder_into_a_bucket(run, tmp_path, s3):
     rng = np.random.default_rng(0)
-    for name in ("v2/de_speaker_0", "v2/fr_speaker_9", "other"):
+    for name in ("my/de_voice", "my/fr_voice", "other"):
         path = tmp_path / "presets" / f"{name}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         fine = rng.integers(0, 1024, (8, 15))
@@ -267,18 +267,18 @@ def test_presets_are_imported_from_a_folder_into_a_bucket(run, tmp_path, s3):
             fine_prompt=fine,
         )
     where = ("--data", s3.location("imported").url)
-    asked = run("voices", "import", "presets", "--only", "v2/*", *where, ok=False)
+    asked = run("voices", "import", "presets", "--only", "my/*", *where, ok=False)
     assert asked.returncode == 1  # these are random: nobody knows whose voices they are
     assert asked.stderr.count("whose voice it is") == 2
-    given = ("--only", "v2/*", "--consent", "nobody's voices")
+    given = ("--only", "my/*", "--consent", "nobody's voices")
     done = run("voices", "import", "presets", *given, *where)
     assert done.stdout.split()[0] == "2"
     again = run("voices", "import", "presets", *given, *where)
     assert again.stdout == done.stdout
     listed = run("voices", "list", *where).stdout.split()
-    assert listed == ["heart", "oak", "v2/de_speaker_0", "v2/fr_speaker_9"]
-    run("voices", "rm", "v2/de_speaker_0", *where)
-    assert "v2/de_speaker_0" not in run("voices", "list", *where).stdout
+    assert listed == ["heart", "my/de_voice", "my/fr_voice", "oak"]
+    run("voices", "rm", "my/de_voice", *where)
+    assert "my/de_voice" not in run("voices", "list", *where).stdout
 
 
 def test_a_bucket_keeps_generations_and_voices(run, tmp_path, s3):

@@ -9,6 +9,7 @@ import json
 import threading
 import time
 import uuid
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
@@ -19,8 +20,10 @@ from cluster import eventually
 from local_app import LocalApp
 from standardwebhooks import Webhook
 
+from deployments import webhooks
 from pipeline.audio import read_label
 from pipeline.bark import Bark
+from pipeline.errors import Overloaded
 
 BODY = {"model": "nano", "input": "Hello, I am a small Bark.", "response_format": "wav", "seed": 7}
 SECRET = "whsec_" + base64.b64encode(b"a secret of the test").decode()
@@ -230,6 +233,77 @@ def test_another_process_takes_over(serve, sections):
     assert front.get(card["audio"]["url"]).status_code == 200
 
 
+def test_a_full_stage_costs_time_and_not_a_sample(bark, tmp_path, monkeypatch):
+    """A refusal in the middle of a text: what was made before it is not made twice."""
+    text, refused = "Good morning. How are you today? " * 4, []
+    real = bark.stages.codec
+
+    async def codec(fine, call):
+        if call.segment == 1 and not refused:
+            refused.append(call)
+            raise Overloaded("the codec stage is full", 0.1)
+        return await real(fine, call)
+
+    monkeypatch.setattr(bark.stages, "codec", codec)
+    app = LocalApp(bark, {"store": {"url": str(tmp_path)}, "jobs": {"poll_s": 0.2}})
+    with httpx.Client(base_url=app.url, timeout=60) as client:
+        card = ended(client, submit(client, input=text)["id"])
+        sound = client.get(card["audio"]["url"]).content
+    app.close()
+    assert refused
+    monkeypatch.undo()
+    clip = bark.generate(text, seed=7)
+    assert card["generation_id"] == clip.id
+    samples, _ = soundfile.read(io.BytesIO(sound))
+    assert len(samples) == len(clip.samples)
+    assert np.abs(samples - np.clip(clip.samples, -1, 1)).max() < 1e-4
+
+
+@pytest.mark.parametrize("content", [b"{}", b"{", b'{"id": 5}'])
+def test_a_record_that_can_not_be_read_stops_no_other_job(serve, tmp_path, content):
+    number = "job-" + "0" * 32
+    for name, data in ((f"jobs/{number}.json", content), (f"queue/000000000000001-{number}", b"")):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (tmp_path / "queue" / "readme").write_bytes(b"")
+    client = serve({"store": {"url": str(tmp_path)}})
+    assert ended(client, submit(client)["id"])["status"] == "succeeded"
+    assert code(client.get(f"/v1/generations/{number}")) == (503, "store_unavailable")
+
+
+def test_a_sound_stays_as_long_as_somebody_has_it(client):
+    first = ended(client, submit(client)["id"])
+    other = ended(client, submit(client, response_format="mp3")["id"])
+    made = other["generation_id"]
+    assert first["generation_id"] == made
+    kept = client.post("/v1/audio/speech", json={**BODY, "store": True})
+    assert kept.headers["X-Bark-Id"] == made
+    client.delete(f"/v1/generations/{other['id']}")
+    assert client.get(first["audio"]["url"]).status_code == 200
+    client.delete(f"/v1/generations/{first['id']}")
+    assert client.get(f"/v1/generations/{made}/audio").status_code == 200
+    assert client.delete(f"/v1/generations/{made}").status_code == 200
+    assert code(client.get(f"/v1/generations/{made}")) == (404, "generation_not_found")
+    assert code(client.delete(f"/v1/generations/{made}")) == (404, "generation_not_found")
+
+
+def test_a_sound_that_was_lost_is_made_again(serve, tmp_path):
+    client = serve({"store": {"url": str(tmp_path)}})
+    first = ended(client, submit(client)["id"])
+    (wav,) = tmp_path.glob("generations/*/*/audio.wav")
+    sound = wav.read_bytes()
+    wav.unlink()
+    assert code(client.get(first["audio"]["url"]))[0] == 404
+    again = ended(client, submit(client)["id"])
+    assert (again["status"], again["audio"]["sha256"]) == ("succeeded", first["audio"]["sha256"])
+    assert wav.read_bytes() == sound
+    wav.unlink()
+    other = ended(client, submit(client, key="another")["id"])
+    assert other["status"] == "succeeded"
+    assert wav.read_bytes() == sound
+
+
 # ── seeking ──────────────────────────────────────────────────────────────────────────────────────
 def test_parts_of_the_sound(client):
     url = ended(client, submit(client)["id"])["audio"]["url"]
@@ -255,7 +329,8 @@ def test_parts_of_the_sound(client):
         answer = client.get(url, headers={"Range": header})
         assert answer.status_code == 416
         assert answer.headers["content-range"] == f"bytes */{size}"
-    for header in ("bytes=5-2", "bytes=-", "lines=0-1", "bytes=0-1,5-6", "nonsense"):
+    huge = "bytes=0-" + 5000 * "9"
+    for header in ("bytes=5-2", "bytes=-", "lines=0-1", "bytes=0-1,5-6", "nonsense", huge):
         assert client.get(url, headers={"Range": header}).content == data
     old = {"Range": "bytes=0-9", "If-Range": '"another"'}
     assert client.get(url, headers=old).content == data
@@ -338,16 +413,21 @@ def npz(**arrays) -> bytes:
 
 # ── webhooks ─────────────────────────────────────────────────────────────────────────────────────
 class Receiver:
-    """Hears webhooks; refuses the first few."""
+    """Hears webhooks; refuses the first few, or begins answers that never end."""
 
-    def __init__(self, refuse: int = 0) -> None:
+    def __init__(self, refuse: int = 0, *, drips: bool = False) -> None:
         self.heard: list[tuple[dict[str, str], bytes]] = []
+        self.is_closing = False
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 receiver.heard.append((dict(self.headers), body))
+                while drips and not receiver.is_closing:
+                    time.sleep(0.1)
+                    with suppress(OSError):
+                        self.wfile.write(b"H")
                 self.send_response(503 if len(receiver.heard) <= refuse else 204)
                 self.end_headers()
 
@@ -359,6 +439,7 @@ class Receiver:
         self.url = f"http://localhost:{self._server.server_port}/hook"
 
     def close(self) -> None:
+        self.is_closing = True
         self._server.shutdown()
         self._server.server_close()
 
@@ -382,6 +463,28 @@ def test_the_end_is_told_signed_until_it_is_heard(serve, sections, monkeypatch):
     receiver.close()
 
 
+def test_a_receiver_that_never_ends_its_answer_holds_nothing_up(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("BARK_SERVE_WEBHOOK_SECRET", SECRET)
+    receiver = Receiver(drips=True)
+    client = serve(
+        {
+            "store": {"url": str(tmp_path)},
+            "webhooks": {"allow_private": True, "timeout_s": 1, "attempts": 1},
+            "jobs": {"max_running": 1, "poll_s": 0.2},
+        }
+    )
+    first = submit(client, webhook=receiver.url)
+    eventually(lambda: receiver.heard)
+    assert ended(client, submit(client, seed=9)["id"])["status"] == "succeeded"
+
+    def hook():
+        record = json.loads((tmp_path / "jobs" / f"{first['id']}.json").read_text())
+        return record["hook"] if record["hook"]["is_done"] else None
+
+    assert eventually(hook)["attempts"] == 1
+    receiver.close()
+
+
 @pytest.mark.parametrize(
     "address",
     [
@@ -393,6 +496,15 @@ def test_the_end_is_told_signed_until_it_is_heard(serve, sections, monkeypatch):
         "https://169.254.169.254/latest/meta-data",
         "https://user:secret@example.com/",
         "ftp://example.com",
+        "https://example.com:22/",
+        "https://[64:ff9b::a00:1]/",
+        "https://[2002:a00:1::]/",
+        "https://[::7f00:1]/",
+        "https://[fec0::1]/",
+        "https://168.63.129.16/",
+        "https://a..b/",
+        "https://xn--zzzz/",
+        "https://" + 64 * "a" + ".com/",
         "nonsense",
     ],
 )
@@ -406,6 +518,7 @@ def test_private_addresses_are_refused(serve, tmp_path, monkeypatch, address):
 
 def test_a_name_that_leads_inside_is_never_called(serve, tmp_path, monkeypatch):
     """`localhost` passes as a name; where it leads is found out when it is due."""
+    monkeypatch.setattr(webhooks, "_PORTS", range(65_536))
     monkeypatch.setenv("BARK_SERVE_WEBHOOK_SECRET", SECRET)
     receiver = Receiver()
     hooks = {"first_pause_s": 0.05, "attempts": 2}

@@ -328,12 +328,28 @@ def test_a_voice_of_unknown_origin_needs_consent() -> None:
     prompt = read(arrays())
     for consent in (None, "", "  "):
         with pytest.raises(InvalidRequest, match="whose voice it is"):
-            voice_record(prompt, "v2/de_speaker_0", consent=consent)
-    record = voice_record(prompt, "v2/de_speaker_0", consent=" my own ")
+            voice_record(prompt, "mine/de_narrator", consent=consent)
+    with pytest.raises(InvalidRequest, match="one of Suno's voices"):
+        voice_record(prompt, "v2/de_speaker_0", consent="my own")
+    record = voice_record(prompt, "mine/de_narrator", consent=" my own ")
     assert record["consent"] == "my own"
     assert record["source"] == "upload"
     assert record["language"] == "de"
     assert voice_record(prompt, "x", generation_id="abcd")["source"] == "generation"
+
+
+def test_consent_is_handed_down_to_what_a_voice_said() -> None:
+    prompt, parent = read(arrays()), voice_digest(read(arrays(first=5)))
+    known = {parent: {"digest": parent, "consent": "Ann agreed"}}
+    record = voice_record(prompt, "x", generation_id="abcd", parents=known)
+    assert (record["consent"], record["parents"]) == ("Ann agreed", [parent])
+    for stranger in ({parent: None},):
+        with pytest.raises(InvalidRequest, match="whose voice it is"):
+            voice_record(prompt, "x", generation_id="abcd", parents=stranger)
+        given = voice_record(prompt, "x", generation_id="abcd", parents=stranger, consent="mine")
+        assert (given["source"], given["consent"]) == ("generation", "mine")
+    nobodys = {parent: {"digest": parent, "source": "generation", "consent": None}}
+    assert voice_record(prompt, "x", generation_id="abcd", parents=nobodys)["consent"] is None
 
 
 class MemoryStore:
