@@ -169,6 +169,14 @@ class ProvenanceSection(_Section):
         return self
 
 
+class LogSection(_Section):
+    """What replicas write to their logs. include_text: of requests, which may be private."""
+
+    encoding: Literal["json", "text"] = "json"
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    include_text: bool = False
+
+
 class AppConfig(_Section):
     """Everything that `build` needs."""
 
@@ -180,4 +188,5 @@ class AppConfig(_Section):
     store: StoreSection = StoreSection()
     jobs: JobSection = JobSection()
     webhooks: WebhookSection = WebhookSection()
+    logs: LogSection = LogSection()
     provenance: ProvenanceSection = ProvenanceSection()

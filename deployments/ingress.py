@@ -17,6 +17,7 @@ from deployments.config import APP_NAME, INGRESS, AppConfig
 from deployments.generation_routes import Generations
 from deployments.http_app import create_app
 from deployments.keeping import label_of
+from deployments.logs import set_up_logs
 from deployments.remote import RemoteStages
 from deployments.service import Generation, Service
 from deployments.stage import this_replica
@@ -45,6 +46,7 @@ class Ingress:
         fine: DeploymentHandle[Any],
         codec: DeploymentHandle[Any],
     ) -> None:
+        set_up_logs(config.logs, *this_replica())
         set_up_tracing(*this_replica())
         self._handles = {"semantic": semantic, "coarse": coarse, "fine": fine, "codec": codec}
         model = config.model

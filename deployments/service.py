@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
@@ -38,6 +39,8 @@ from pipeline.synthesis import Progress, SegmentResult, Stages, synthesize
 from pipeline.telemetry import STORE, request_span, spanned
 from pipeline.voices import VoiceLibrary, read_voice, voice_digest
 from pipeline.waterfall import Waterfall
+
+log = logging.getLogger(__name__)
 
 AtEnd = Callable[["Generation"], Awaitable[object]]
 DEFAULT_VOICE = "default"  # no history prompt
@@ -151,6 +154,18 @@ class Generation:
                 "waterfall": Waterfall.of(self.done, waited_s).as_dict(),
             }
             self.service.recent.add(record, trace_id, made_id, self.request_id)
+            self._log(record, waited_s)
+
+    def _log(self, record: Mapping[str, Any], waited_s: float) -> None:
+        """Write the one line that every request has."""
+        told = {key: value for key, value in record.items() if key != "waterfall"}
+        told |= {"key": self.owner, "voice": self.request.voice, "seconds": round(waited_s, 3)}
+        told["device_seconds"] = round(
+            sum(report.device_s for segment in self.done for report in segment.reports), 4
+        )
+        if self.service.config.logs.include_text:
+            told["text"] = " ".join(turn.text for turn in self.request.all_turns)
+        log.info("request", extra=told)
 
     def _synthesize(self, context: Context) -> AsyncGenerator[SegmentResult]:
         turns = self.request.all_turns

@@ -11,6 +11,7 @@ import ray
 from ray import serve
 
 from deployments.config import AppConfig
+from deployments.logs import set_up_logs
 from deployments.tracing import set_up_tracing
 from deployments.wire import Wire
 from pipeline.bark import voice_library
@@ -36,6 +37,7 @@ class StageReplica(ABC):
     slots: ClassVar[str | None] = None  # the setting that says how many, where there are any
 
     def __init__(self, config: AppConfig) -> None:
+        set_up_logs(config.logs, *this_replica())
         set_up_tracing(*this_replica())
         model = config.model
         self._stuck_after_s = config.engine.stuck_after_s

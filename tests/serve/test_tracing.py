@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -205,6 +207,33 @@ def test_what_requests_are_charged_adds_up_to_what_the_engines_worked(served):
                 charged[name] += float(milliseconds) / 1000
     for name, worked in busy().items():
         assert charged[name] == pytest.approx(worked - before[name], rel=0.01, abs=0.002)
+
+
+def test_every_request_has_one_line_with_its_ids(served):
+    trace_id, headers = parent()
+    answer = speech(served, {**headers, "X-Request-Id": "logged-1"}, input="Good night.")
+
+    def lines() -> list[dict[str, object]]:
+        from ray._private.worker import _global_node
+
+        logs = [
+            path.read_text(errors="replace")
+            for path in Path(_global_node.get_logs_dir_path()).glob("worker-*.err")
+        ]
+        mine = (line for text in logs for line in text.splitlines() if "logged-1" in line)
+        return [json.loads(line) for line in mine if line.startswith("{")]
+
+    (line,) = eventually(lines)
+    assert line["generation_id"] == answer.headers["X-Bark-Id"]
+    assert line["trace_id"] == trace_id
+    assert (line["deployment"], line["outcome"], line["logger"]) == (
+        "Ingress",
+        "ok",
+        "deployments.service",
+    )
+    assert line["replica"]
+    assert line["device_seconds"] > 0
+    assert "Good night" not in json.dumps(line)
 
 
 # ── receivers that fail ──────────────────────────────────────────────────────────────────────────
