@@ -213,6 +213,8 @@ class TurnTaker:
             self.jobs.append(job)
 
     def step(self) -> None:
+        if not self.jobs:
+            return None  # what arrived was given up before it got here
         job = self.jobs.popleft()
         if job.is_cancelled:
             return self._end(job, Cancelled("The request was cancelled."))

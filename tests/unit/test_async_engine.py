@@ -182,3 +182,18 @@ def test_late_job_is_dropped_between_steps():
     with pytest.raises(DeadlineExceeded):
         asyncio.run(turns.run(Job(counting("a", []), deadline_s=0.0)))
     turns.close()
+
+
+def test_a_job_given_up_before_it_arrives_stops_nothing():
+    turns = AsyncTurnTaker(name="test")
+    gone = Job(iter(()))
+    assert gone.result.cancel()
+    turns.thread.post(lambda: turns._turns.submit(gone))
+    assert asyncio.run(turns.run(Job(steps("done")))) == "done"
+    assert turns.thread.failure is None
+    turns.close()
+
+
+def steps(value):
+    yield 0.0
+    return value
