@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import time
 
 import pytest
 from fake_runner import FakeRunner
@@ -188,7 +189,10 @@ def test_a_job_given_up_before_it_arrives_stops_nothing():
     turns = AsyncTurnTaker(name="test")
     gone = Job(iter(()))
     assert gone.result.cancel()
-    turns.thread.post(lambda: turns._turns.submit(gone))
+    arrived = threading.Event()
+    turns.thread.post(lambda: (turns._turns.submit(gone), arrived.set()))
+    arrived.wait(5)
+    time.sleep(0.1)  # its turn has come and gone
     assert asyncio.run(turns.run(Job(steps("done")))) == "done"
     assert turns.thread.failure is None
     turns.close()
