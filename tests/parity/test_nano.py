@@ -24,10 +24,9 @@ from training.nano.record import read_record
 from training.nano.words import PHRASES
 
 FOLDER = locate("nano")
-NUM_TEXTS = 20
-# The gate is 8 points, on 100 texts. Of 20 texts, 120 words, the difference from the teacher has a
-# standard error of 5 points: two of them more. What babbles is 50 points behind.
-WORDS_WITHIN = 0.18
+# Every fifth of the hundred of the full evaluation. Neighbours are alike: of the first twenty
+# alone words are 15 points behind the teacher's, of the last twenty 1; of every fifth, 6.
+NUM_TEXTS, EVERY = 20, 5
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +41,9 @@ def judge():
 
 
 def test_it_is_heard_as_the_teacher_is(bark, judge):
-    scores = judge.score(bark, split="test", count=NUM_TEXTS)
+    scores = judge.score(bark, split="test", count=NUM_TEXTS, every=EVERY)
     print(json.dumps(scores.as_dict()))
-    assert scores.failures(WORDS_WITHIN) == []
+    assert scores.failures() == []
 
 
 def test_the_full_evaluation_of_these_weights_passed_every_gate():
