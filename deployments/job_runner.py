@@ -239,9 +239,10 @@ class JobRunner:
                 request_id=job.id,
                 owner=job.owner_name,
             )
-            await self._hold(generation.id, job)
-            if (made := await find_kept(generation.id, self._access, *form)) is not None:
-                return generation.id, _result(*made)
+            if await find_kept(generation.id, self._access, *form) is not None:
+                await self._hold(generation.id, job)  # and look again: it may have gone meanwhile
+                if (made := await find_kept(generation.id, self._access, *form)) is not None:
+                    return generation.id, _result(*made)
             try:
                 async for _ in generation.segments():
                     pass

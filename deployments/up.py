@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ import typer
 from rich.console import Console
 
 from deployments.config import StoreSection
+from pipeline.engine.native_gpt import default_num_threads
 from pipeline.errors import EngineFailed
 from pipeline.models.locate import locate
 
@@ -112,6 +114,9 @@ class Cluster:
         self._is_ours = address is None
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
         if self._is_ours:
+            # Ray would give a replica that asks for a third of a core one thread; here the stages
+            # take turns, and each may have all cores while it works.
+            os.environ.setdefault("OMP_NUM_THREADS", str(default_num_threads()))
             ray.init(  # "local": not one that happens to run here already
                 address="local",
                 num_cpus=num_cpus,

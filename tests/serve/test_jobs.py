@@ -160,8 +160,13 @@ def test_while_the_store_is_away_others_are_served_and_jobs_wait(served: Served,
             return found.json() if known else None
 
         assert eventually(ended, 180)["status"] == "succeeded"
-        again = client.post("/v1/generations", json=body(2001))
-        assert again.status_code == 202
+        # each ingress finds out for itself that the store is back
+        eventually(
+            lambda: all(
+                client.post("/v1/generations", json=body(2001)).status_code == 202
+                for _ in range(12)
+            )
+        )
 
 
 def test_a_voice_added_while_it_runs_is_heard_by_every_replica(served: Served):
