@@ -43,30 +43,6 @@ def python(code: str, *args: object) -> subprocess.Popen[str]:
 
 
 # ── objects ──────────────────────────────────────────────────────────────────────────────────────
-def test_objects_are_put_replaced_listed_and_deleted(store: Store) -> None:
-    assert store.get("jobs/1.json") is None
-    store.put("jobs/1.json", b"one")
-    store.put("jobs/1.json", b"two")
-    store.put("jobs/10.json", b"")
-    store.put("voices/v2/a.npz", b"x")
-    assert store.get("jobs/1.json") == b"two"
-    assert store.get("jobs/10.json") == b""
-    assert store.list() == ["jobs/1.json", "jobs/10.json", "voices/v2/a.npz"]
-    assert store.list("jobs/1.") == ["jobs/1.json"]
-    assert store.list("voices/") == ["voices/v2/a.npz"]
-    assert store.list("nothing/") == []
-    assert store.delete("jobs/1.json")
-    assert not store.delete("jobs/1.json")
-    assert store.get("jobs/1.json") is None
-
-
-def test_first_create_wins_and_its_bytes_stay(store: LocalStore) -> None:
-    assert store.put_if_absent("a/b", b"first")
-    assert not store.put_if_absent("a/b", b"second")
-    assert store.get("a/b") == b"first"
-    assert files(store) == ["a/b"]
-
-
 def test_a_folder_is_no_object(store: Store) -> None:
     store.put("a/b", b"x")
     assert store.get("a") is None
