@@ -53,7 +53,7 @@ soak: $(VENV)/.ready ## twenty minutes of traffic on a local cluster; nothing ma
 gpu: $(VENV)/.ready ## parity, reproducibility and benchmark on a CUDA device
 	@$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "torch sees no CUDA device here")'
 	@$(BIN)/python -m pytest tests -m gpu
-	@$(BIN)/bark-serve bench --device cuda --precision bf16 --backend torch
+	@$(BIN)/bark-serve bench --suite gpu --profile
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist demo.wav .*_cache .hypothesis pipeline/engine/native/*.so

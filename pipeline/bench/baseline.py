@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from pipeline.bench.child import note
-from pipeline.bench.figures import Json, clip_figures, middle
+from pipeline.bench.figures import Json, clip_figures, middle, seconds_by_part
 from pipeline.bench.machine import peak_memory_bytes
 from pipeline.bench.workload import Work, text
 from pipeline.errors import EngineFailed
@@ -54,7 +54,7 @@ def transformers_clip(
     found = middle(runs)
     found |= {
         "precision": precision,
-        "runs_total_s": [run["total_s"] for run in runs],
+        "runs_s": seconds_by_part(runs),
         "load_s": load_s,
         "first_audio_s": found["total_s"],  # it gives no sound before the end
         "peak_memory_bytes": peak_memory_bytes(),

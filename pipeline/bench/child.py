@@ -21,6 +21,7 @@ RUNS = {
     "ceilings": "pipeline.bench.machine:ceilings",
     "single": "pipeline.bench.ours:single",
     "concurrent": "pipeline.bench.ours:concurrent",
+    "scaling": "pipeline.bench.scaling:scaling",
     "transformers": "pipeline.bench.baseline:transformers_clip",
     # above this package: named here, and known to nobody
     "serve": "deployments.bench:overhead",

@@ -34,6 +34,11 @@ def middle(runs: Sequence[Json]) -> Json:
     return sorted(runs, key=lambda run: float(run["total_s"]))[len(runs) // 2]
 
 
+def seconds_by_part(runs: Sequence[Json]) -> list[dict[str, float]]:
+    """Return the seconds of each stage and of the whole, for every run."""
+    return [{part: run[f"{part}_s"] for part in (*STAGES, "total")} for run in runs]
+
+
 def best_precision(precisions: Sequence[str]) -> str:
     """Return the fastest of those that are measured."""
     return next(name for name in FASTEST_FIRST if name in precisions)

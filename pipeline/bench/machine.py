@@ -108,13 +108,15 @@ def machine_busy_s() -> float | None:
 
 
 def _cpu_model() -> str:
+    """Return the processor's name; with family, model and stepping, for names hide generations."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        described = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]
+        pairs = (line.partition(":") for line in described.splitlines())
+        fields = {key.strip(): value.strip() for key, _, value in pairs}
+        marks = "/".join(fields[key] for key in ("cpu family", "model", "stepping"))
+        return f"{fields['model name']} ({marks})"
+    except (OSError, KeyError):
+        return platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:

@@ -11,9 +11,10 @@ import torch
 
 from pipeline.bark import Bark
 from pipeline.bench.child import note
-from pipeline.bench.figures import STAGES, Json, clip_figures, middle
+from pipeline.bench.figures import STAGES, Json, clip_figures, middle, seconds_by_part
 from pipeline.bench.machine import peak_memory_bytes
-from pipeline.bench.workload import Work, decode_step_bytes, text
+from pipeline.bench.roofline import phases
+from pipeline.bench.workload import Work, text
 from pipeline.clip import Clip
 from pipeline.errors import EngineFailed
 
@@ -65,9 +66,9 @@ def single(
         run = middle(runs)
         return {
             **run,
-            "runs_total_s": [each["total_s"] for each in runs],
+            "runs_s": seconds_by_part(runs),
             "load_s": load_s,
-            "semantic_decode": _decode_rate(bark, run),
+            "phases": phases(bark.spec, bark.precision, work, run),
             "device_class": bark.stages.device_class,
             **_peaks(),
         }
@@ -93,18 +94,23 @@ def concurrent(
     clip_work, found = Work(**work), {}
     with Bark.load(path, device=device, precision=precision, backend=backend, slots=slots) as bark:
         note("warming up")
-        bark.generate_many([_request(number, Work(**warm_up)) for number in range(max(levels))])
+        bark.generate_many([request(number, Work(**warm_up)) for number in range(max(levels))])
         for level in levels:
-            requests = [_request(number, clip_work) for number in range(100, 100 + level)]
-            began = time.perf_counter()
-            clips = bark.generate_many(requests)
-            total_s = time.perf_counter() - began
-            for clip in clips:
-                _check(clip, clip_work)
-            found[str(level)] = _many(clips, clip_work, total_s)
+            found[str(level)] = together(bark, clip_work, level)
             note(f"{level} at once: {found[str(level)]['audio_s_per_s']:.2f} s of sound a second")
         idle = [_alone_s(bark, number, Work(**warm_up)) for number in range(IDLE_REQUESTS)]
     return {"levels": found, "idle_s": median(idle), **_peaks()}
+
+
+def together(bark: Bark, work: Work, number: int) -> Json:
+    """Make so many different clips at once, and return what it took."""
+    requests = [request(n, work) for n in range(100, 100 + number)]
+    began = time.perf_counter()
+    clips = bark.generate_many(requests)
+    total_s = time.perf_counter() - began
+    for clip in clips:
+        _check(clip, work)
+    return _many(clips, work, total_s)
 
 
 def _alone_s(bark: Bark, number: int, work: Work) -> float:
@@ -113,12 +119,13 @@ def _alone_s(bark: Bark, number: int, work: Work) -> float:
     return time.perf_counter() - began
 
 
-def _request(number: int, work: Work) -> dict[str, Any]:
+def request(number: int, work: Work) -> dict[str, Any]:
+    """Return the arguments of `Bark.generate` for one clip of exactly this work."""
     return {"text": text(number), "seed": number, "semantic": work.semantic_fields}
 
 
 def _clip(bark: Bark, number: int, work: Work, clock: StageClock | None = None) -> Clip:
-    clip = bark.generate(**_request(number, work), progress=clock)
+    clip = bark.generate(**request(number, work), progress=clock)
     _check(clip, work)
     return clip
 
@@ -159,23 +166,6 @@ def _many(clips: list[Clip], work: Work, total_s: float) -> Json:
         },
         "device_s": {stage: sum(report.device_s for report in reports[stage]) for stage in STAGES},
         "queue_s": {stage: fmean(r.queue_s for r in reports[stage]) for stage in STAGES},
-    }
-
-
-def _decode_rate(bark: Bark, run: Json) -> Json:
-    """Set the semantic decode step against what it has to read."""
-    report = next(r for r in run["profile"] if r["stage"] == "semantic")
-    if not report["steps"]:
-        return {}
-    step_s = report["decode_s"] / report["steps"]
-    mean_position = bark.spec.semantic.prompt_length + 1 + report["steps"] / 2
-    weights, cache = decode_step_bytes(bark.spec, bark.precision, mean_position)
-    return {
-        "step_s": step_s,
-        "weight_bytes": weights,
-        "cache_bytes": cache,
-        "weights_gb_per_s": weights / step_s / 1e9,
-        "read_gb_per_s": (weights + cache) / step_s / 1e9,
     }
 
 

@@ -114,15 +114,6 @@ def prepare(
     }
 
 
-def decode_step_bytes(spec: BarkSpec, precision: str, mean_position: float) -> tuple[int, int]:
-    """Return (weight bytes, cache bytes) that one semantic decode step of one row must read."""
-    gpt = spec.semantic.gpt
-    weight = {"fp32": 4, "bf16": 2, "int8": 1}[precision]
-    cache = 4 if precision == "fp32" else 2
-    linears = gpt.num_layers * 12 * gpt.width**2 + (spec.semantic.eos_id + 1) * gpt.width
-    return linears * weight, round(gpt.num_layers * 2 * mean_position * gpt.width * cache)
-
-
 def checkpoint_spec(path: str) -> BarkSpec:
     """Read a checkpoint's numbers."""
     return open_checkpoint(Path(path)).spec

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
+from pipeline.bench.suites import SUITES, settings_of
 from pipeline.cli import options
 from pipeline.cli.output import check_writable
 from pipeline.errors import InvalidRequest
@@ -20,8 +23,13 @@ TABLE_WIDTH = 130  # where standard output is no terminal
 EXAMPLES = """
 Measure this machine, ours beside transformers on the same random weights.
 
-Prints tables, and as its last line one JSON document. The default takes about eight minutes on
-two cores; most of them are transformers'.
+A suite is a set of options that we publish results of; what is given beside it takes its place.
+Prints tables, and as its last line one JSON document. The default suite takes about eight minutes
+on two cores; most of them are transformers'.
+
+Suites:
+
+{suites}
 
 Examples:
 
@@ -29,15 +37,20 @@ Examples:
 
     bark-serve bench --model nano --threads 1 --skip-transformers --profile
 
-    bark-serve bench --full --output results.json --markdown results.md
+    bark-serve bench --suite scaling --output results.json --markdown results.md --plots .
+
+    bark-serve bench --repeats 5 -o before.json    (change something, then)
+
+    bark-serve bench --against before.json
 """
 
 
 def bench(
+    suite: Annotated[str, typer.Option(help=f"One of {', '.join(SUITES)}.")] = "transformers",
     size: Annotated[
-        Literal["tiny", "bark-small", "bark"],
+        Literal["tiny", "bark-small", "bark"] | None,
         typer.Option(help="Shape of the model; the weights are random."),
-    ] = "bark-small",
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="A model with weights of its own, instead of --size."),
@@ -48,20 +61,13 @@ def bench(
     ] = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option(
-            "--precision", "-p", help="fp32, bf16 or int8, repeatable; all where none is given."
-        ),
+        typer.Option("--precision", "-p", help="fp32, bf16 or int8, repeatable."),
     ] = None,
     concurrency: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="Requests at once, repeatable; 1 and 8 where none is given."),
+        list[int] | None, typer.Option(min=1, help="Requests at once, repeatable.")
     ] = None,
-    full: Annotated[
-        bool,
-        typer.Option("--full", help="1, 4, 8 and 16 at once, and transformers' own batch of 8."),
-    ] = False,
-    device: options.DeviceName = "auto",
-    backend: options.Backend = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or auto.")] = None,
+    backend: Annotated[str | None, typer.Option(help="native, torch or auto.")] = None,
     slots: Annotated[
         int | None, typer.Option(min=1, help="Of each engine; as many as requests at once.")
     ] = None,
@@ -69,21 +75,25 @@ def bench(
         int | None, typer.Option(min=1, help="For both sides; all that this process may use.")
     ] = None,
     repeats: Annotated[
-        int, typer.Option(min=1, help="Clips of one request; the median counts.")
-    ] = 1,
+        int | None, typer.Option(min=1, help="Clips of one request; the median counts.")
+    ] = None,
     skip_transformers: Annotated[
         bool, typer.Option("--skip-transformers", help="Only ours: no ratios.")
     ] = False,
     transformers_precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"],
+        Literal["auto", "fp32", "bf16", "fp16"] | None,
         typer.Option(help="auto: fp32 on a CPU, fp16 on CUDA."),
-    ] = "auto",
+    ] = None,
     static_batch: Annotated[
         int | None, typer.Option(min=2, help="Also measure transformers' own batch of N.")
     ] = None,
     serve: Annotated[
         bool, typer.Option("--serve", help="Also the same over HTTP, on a cluster on this machine.")
     ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="An earlier report: measure as it did, and compare stage by stage."),
+    ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Also show where each stage's time goes.")
     ] = False,
@@ -93,49 +103,74 @@ def bench(
     markdown: Annotated[
         Path | None, typer.Option(help="Also write a page of results to this file.")
     ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Also draw pictures (PNG) into this folder.")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     from pipeline.bench import report as reporting
-    from pipeline.bench.suite import ChildProcess, Settings, measure
+    from pipeline.bench.against import changes, check_comparable, earlier_report, settings_then
+    from pipeline.bench.measure import ChildProcess, measure
+    from pipeline.bench.plots import draw
+    from pipeline.bench.sheets import change_sheet
     from pipeline.engine.native_gpt import default_num_threads
 
+    if suite not in SUITES:
+        raise InvalidRequest(f"--suite is one of {', '.join(SUITES)}, not {suite}.")
     if wrong := set(precision or ()) - set(PRECISIONS):
         raise InvalidRequest(f"--precision is one of {', '.join(PRECISIONS)}, not {min(wrong)}.")
-    for path in (output, markdown):
+    for path in (output, markdown, None if plots is None else plots / "plots"):
         if path is not None:
             check_writable(path)
-    threads = threads or default_num_threads()
-    if not concurrency:
-        concurrency = [1, 4, 8, 16] if full else [1, 8]
-    settings = Settings(
-        size=size,
-        model=model,
-        seconds=seconds,
-        precisions=tuple(dict.fromkeys(precision or PRECISIONS)),
-        concurrency=tuple(sorted(set(concurrency))),
-        device=device,
-        backend=backend,
-        slots=slots,
-        threads=threads,
-        repeats=repeats,
-        transformers=not skip_transformers,
-        transformers_precision=transformers_precision,
-        static_batch=static_batch or (8 if full else None),
-        serve=serve,
-    )
+    then = None if against is None else earlier_report(against)
+    given = {
+        "size": size,
+        "model": model,
+        "seconds": seconds,
+        "precisions": tuple(dict.fromkeys(precision)) if precision else None,
+        "concurrency": tuple(sorted(set(concurrency))) if concurrency else None,
+        "device": device,
+        "backend": backend,
+        "slots": slots,
+        "threads": threads,
+        "repeats": repeats,
+        "transformers": False if skip_transformers else None,
+        "transformers_precision": transformers_precision,
+        "static_batch": static_batch,
+        "serve": True if serve else None,
+    }
+    if then is not None:
+        settings = settings_then(then, given)
+    else:
+        settings = settings_of(suite, **given | {"threads": threads or default_num_threads()})
     progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    report = measure(settings, ChildProcess(threads, progress.print), progress.print)
+    report = measure(
+        settings,
+        ChildProcess(settings.threads, progress.print),
+        progress.print,
+        None if then is None else partial(check_comparable, then=then),
+    )
+    more = []
+    if then is not None:
+        found = list(changes(report, then))
+        more.append(change_sheet(found, then))
+        report["against"] = [{**asdict(change), "verdict": change.verdict} for change in found]
     document = json.dumps(report, allow_nan=False)
     if output is not None:
         replace_file(output, f"{document}\n".encode())
+    stem = "bench" if markdown is None else markdown.stem
+    drawn = [] if plots is None else [path.name for path in draw(report, plots, stem)]
     if markdown is not None:
-        replace_file(markdown, reporting.markdown(report).encode())
+        page = reporting.markdown(report, more=more, pictures=drawn)
+        replace_file(markdown, page.encode())
     if not as_json:
         console = Console()
         if not console.is_terminal:
             console = Console(width=TABLE_WIDTH)
-        reporting.print_report(console, report, profile=profile)
+        reporting.print_report(console, report, profile=profile, more=more)
     print(document)
 
 
-bench.__doc__ = EXAMPLES
+bench.__doc__ = EXAMPLES.format(
+    suites="\n\n".join(f"    {name}: {about}" for name, about in SUITES.items())
+)

@@ -38,15 +38,43 @@ def test_last_line_is_the_whole_result(tmp_path: Path) -> None:
     assert report["concurrency"]["2"]["mean_batch"]["coarse"] > 1
 
 
-def test_json_alone_is_one_line(tmp_path: Path) -> None:
+def test_scaling_is_measured_and_drawn(tmp_path: Path) -> None:
+    page = tmp_path / "scaling.md"
     done = bench(
-        tmp_path, "--seconds", "0.2", "-p", "int8", "--concurrency", "1",
-        "--skip-transformers", "--json",
+        tmp_path, "--suite", "scaling", "--seconds", "0.2", "--json",
+        "--plots", str(tmp_path), "--markdown", str(page),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["ratios"] == {}
     assert done.stdout.count("\n") == 1
-    assert "ours, int8" in done.stderr
+    report = json.loads(done.stdout)
+    assert report["ratios"] == {}
+    assert list(report["scaling"]["slots"]) == ["1", "2", "4", "8", "16"]
+    assert report["scaling"]["slots"]["16"]["mean_batch"]["coarse"] > 8
+    assert "voice of 15 s" in report["scaling"]["settings"]
+    for name in ("roofline", "slots", "cost", "settings"):
+        picture = tmp_path / f"scaling-{name}.png"
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert f"]({picture.name})" in page.read_text()
+
+
+def test_an_earlier_report_is_compared_with_stage_by_stage(tmp_path: Path) -> None:
+    then, alike = tmp_path / "then.json", ("--seconds", "0.2", "-p", "int8", "--skip-transformers")
+    first = bench(tmp_path, *alike, "--concurrency", "1", "--repeats", "3", "--output", str(then))
+    assert first.returncode == 0, first.stderr
+    done = bench(tmp_path, "--against", str(then))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert [change["part"] for change in report["against"]] == [
+        "semantic", "coarse", "fine", "codec", "total",
+    ]  # fmt: skip
+    assert "now over then" in done.stdout
+    elsewhere = json.loads(then.read_text())
+    elsewhere["hardware"]["cpu"] = "another"
+    then.write_text(json.dumps(elsewhere))
+    refused = bench(tmp_path, "--against", str(then))
+    assert refused.returncode == 2
+    assert "hardware.cpu is" in refused.stderr
+    assert "one request" not in refused.stderr, "refused after it had measured"
 
 
 def test_impossible_length_is_refused_at_once(tmp_path: Path) -> None:

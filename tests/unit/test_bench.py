@@ -1,17 +1,26 @@
 import json
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.bench.figures import best_precision, clip_figures, middle, ratios, rounded
-from pipeline.bench.report import command, markdown, remarks, sheets
-from pipeline.bench.suite import ChildProcess, Settings, measure
-from pipeline.bench.workload import Work, decode_step_bytes, text
+from pipeline.bench.figures import (
+    best_precision,
+    clip_figures,
+    middle,
+    ratios,
+    rounded,
+    seconds_by_part,
+)  # fmt: skip
+from pipeline.bench.measure import ChildProcess, measure
+from pipeline.bench.report import command, markdown, remarks
+from pipeline.bench.sheets import sheets
+from pipeline.bench.suites import SUITES, Settings, settings_of
+from pipeline.bench.workload import Work, text
 from pipeline.cli.app import app
 from pipeline.errors import BarkError, InvalidRequest
-from pipeline.models.sizes import seeded_spec
 from pipeline.spec import BarkSpec
 from pipeline.stages.semantic import max_tokens
 
@@ -36,7 +45,7 @@ PROFILE = {
     "prefilled_positions": 257,
     "reused_positions": 0,
 }
-DECODE = {"step_s": 0.004, "weights_gb_per_s": 20.0, "read_gb_per_s": 24.0}
+PHASES = {"semantic decode": {"steps": 10, "seconds": 0.04, "read_bytes": 1e8, "macs": 1e8}}
 
 
 class RecordedChildren:
@@ -61,13 +70,18 @@ class RecordedChildren:
                 "first_audio_s": total_s,
                 "peak_memory_bytes": int(total_s * 1e7),
                 "profile": [PROFILE],
-                "semantic_decode": DECODE,
+                "phases": PHASES,
+                "runs_s": seconds_by_part([clip] * arguments["repeats"]),
             }
         if run == "concurrent":
             return {
                 "levels": {str(n): many(n) for n in arguments["levels"]},
                 "peak_memory_bytes": 7,
             }
+        if run == "scaling":
+            slots = {str(n): many(n) | {"cost_s": SECONDS} for n in arguments["slots"]}
+            one = {"total_s": 9.0, "seconds": 10.0, "device_s": SECONDS}
+            return {"slots": slots, "knee": 4, "settings": {"defaults": one}}
         assert run == "transformers"
         found = clip_figures(WORK, SECONDS, 100.0) | {"first_audio_s": 100.0}
         found |= {"precision": arguments["precision"], "peak_memory_bytes": 3_000_000_000}
@@ -116,14 +130,6 @@ def test_length_that_the_model_can_not_speak_is_refused(seconds: float) -> None:
 
 def test_requests_have_different_texts() -> None:
     assert len({text(number) for number in range(50)}) == 50
-
-
-def test_bytes_of_a_decode_step_are_those_of_its_products() -> None:
-    spec = seeded_spec("bark-small")
-    weights, cache = decode_step_bytes(spec, "int8", 500)
-    assert weights == 12 * 12 * 768**2 + 10_001 * 768
-    assert cache == 12 * 2 * 500 * 768 * 2
-    assert decode_step_bytes(spec, "fp32", 500) == (4 * weights, 2 * cache)
 
 
 def test_figures_follow_from_seconds() -> None:
@@ -212,17 +218,19 @@ def test_without_transformers_there_are_no_ratios() -> None:
 
 
 def test_tables_and_page_show_the_numbers(report: dict[str, Any]) -> None:
-    clip, together, *profiles = sheets(report, profile=True)
+    clip, *rooflines, together = sheets(report)
+    profiles = list(sheets(report, profile=True))[-3:]
     assert [row[0] for row in clip.rows] == [
         "transformers fp32", "ours fp32", "ours bf16", "ours int8",
     ]  # fmt: skip
     assert [row[-1] for row in clip.rows] == ["1.00", "2.00", "5.00", "10.00"]
     assert [row[0] for row in together.rows] == ["1", "8"]
     assert len(profiles) == 3
-    for sheet in (clip, together, *profiles):
+    assert [sheet.rows[0][-1] for sheet in rooflines] == ["1.00", "", ""]
+    for sheet in (clip, together, *rooflines, *profiles):
         assert all(len(row) == len(sheet.columns) for row in sheet.rows)
     page = markdown(report)
-    assert "bark-serve bench --size bark-small --seconds 10" in page
+    assert "bark-serve bench --suite transformers --threads 2 --static-batch 8" in page
     assert "concurrent_8 40.00" in page
 
 
@@ -232,14 +240,41 @@ def test_noise_of_others_is_told(report: dict[str, Any]) -> None:
     assert any("fp32 1.3" in line for line in remarks(report))
 
 
-def test_command_repeats_the_settings(report: dict[str, Any]) -> None:
-    settings = report["settings"] | {"transformers_precision": "bf16", "slots": 12}
-    words = command(settings).split()
-    assert words[:3] == ["bark-serve", "bench", "--size"]
-    for option in (["--slots", "12"], ["--threads", "2"], ["--transformers-precision", "bf16"]):
-        at = words.index(option[0])
-        assert words[at : at + 2] == option
-    assert "--device" not in words
+def repeated(settings: Settings) -> Settings:
+    """Run the command of these settings as far as what it would measure."""
+    asked: list[Settings] = []
+
+    def stop(settings: Settings, *_: Any) -> None:
+        asked.append(settings)
+        raise InvalidRequest("far enough")
+
+    words = command(asdict(settings)).split()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.bench.measure.measure", stop)
+        CliRunner().invoke(app, words[1:])
+    return asked[0]
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_command_repeats_a_suite(suite: str) -> None:
+    settings = settings_of(suite, threads=3)
+    assert command(asdict(settings)) == f"bark-serve bench --suite {suite} --threads 3"
+    assert repeated(settings) == settings
+
+
+def test_command_repeats_what_differs_from_the_suite() -> None:
+    settings = settings_of(
+        "transformers", threads=2, slots=12, transformers_precision="bf16", seconds=2.5,
+        precisions=("int8",), concurrency=(4, 16), static_batch=4, serve=True, model="nano",
+    )  # fmt: skip
+    assert repeated(settings) == settings
+    assert repeated(alone := settings_of("full", threads=2, transformers=False)) == alone
+
+
+def test_scaling_has_its_tables() -> None:
+    found = measure(settings_of("scaling"), RecordedChildren(), quiet)
+    assert [sheet.rows[0][0] for sheet in sheets(found)][-2:] == ["1", "defaults, 10 s"]
+    assert markdown(found, pictures=["a-slots.png"]).count("![a-slots](a-slots.png)") == 1
 
 
 def run_python(code: str, note: Any = quiet) -> dict[str, Any]:
@@ -282,7 +317,13 @@ def test_unknown_precision_is_refused_before_anything_runs() -> None:
     assert "fp32, bf16, int8" in error.message
 
 
+def test_unknown_suite_is_refused_before_anything_runs() -> None:
+    error = CliRunner().invoke(app, ["bench", "--suite", "all"]).exception
+    assert isinstance(error, InvalidRequest)
+    assert "transformers, full, scaling" in error.message
+
+
 def test_help_shows_examples() -> None:
     shown = CliRunner().invoke(app, ["bench", "--help"])
     assert shown.exit_code == 0
-    assert "bark-serve bench --full" in shown.output
+    assert "bark-serve bench --suite scaling" in shown.output

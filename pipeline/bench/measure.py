@@ -10,37 +10,18 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from pipeline.bench.child import NOTE
 from pipeline.bench.figures import Json, best_precision, ratios, rounded
 from pipeline.bench.machine import hardware, machine_busy_s, versions
+from pipeline.bench.suites import Settings
 from pipeline.errors import BarkError, InvalidRequest
 
 Note = Callable[[str], None]
 DEFAULT_SLOTS = 8  # of `Bark.load`; read there it would cost this process torch
 TAIL_LINES = 15
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """One run of the suite. None leaves a number to the suite."""
-
-    size: str = "bark-small"
-    model: str | None = None  # instead of random weights of the size
-    seconds: float | None = None
-    precisions: tuple[str, ...] = ("fp32", "bf16", "int8")
-    concurrency: tuple[int, ...] = (1, 8)
-    device: str = "auto"
-    backend: str = "auto"
-    slots: int | None = None
-    threads: int = 1
-    repeats: int = 1
-    transformers: bool = True
-    transformers_precision: str = "auto"
-    static_batch: int | None = None
-    serve: bool = False
 
 
 class Child(Protocol):
@@ -49,8 +30,13 @@ class Child(Protocol):
     def __call__(self, label: str, run: str, **arguments: Any) -> Json: ...
 
 
-def measure(settings: Settings, child: Child, note: Note) -> Json:
+def measure(
+    settings: Settings, child: Child, note: Note, check: Callable[[Json], None] | None = None
+) -> Json:
     """Run everything and return the report.
+
+    Args:
+        check: given the report's `hardware` and `settings` before anything is measured; may raise.
 
     Raises:
         InvalidRequest: a setting that is not possible here; found before anything is measured.
@@ -62,9 +48,17 @@ def measure(settings: Settings, child: Child, note: Note) -> Json:
     ready = child("checkpoint", "prepare", **given, **place)
     clip = {key: ready[key] for key in ("path", "work", "warm_up")}
     device_class = str(ready["device_class"])
+    best = best_precision(settings.precisions)
+    report: Json = {
+        "hardware": hardware(device_class, settings.threads),
+        "versions": versions(),
+        "settings": asdict(settings) | {"work": ready["work"], "best_precision": best},
+    }
+    if check is not None:
+        check(report)
     note("machine")
     found = child("machine", "ceilings", device=settings.device)
-    ours, best = {}, best_precision(settings.precisions)
+    ours: Json = {}
     for precision in settings.precisions:
         note(f"ours, {precision}, one request")
         ours[precision] = child(
@@ -110,6 +104,14 @@ def measure(settings: Settings, child: Child, note: Note) -> Json:
         for level, run in serve["levels"].items():
             run["of_engine"] = run["audio_s_per_s"] / concurrency[level]["audio_s_per_s"]
         serve["idle_added_s"] = serve["idle_s"] - together["idle_s"]
+    scaling = None
+    if settings.scaling:
+        note(f"ours, {best}, full engines of {_listed(settings.scaling)} slots")
+        numbers = list(settings.scaling)
+        scaling = child(
+            f"scaling in {best}", "scaling", precision=best, slots=numbers, **clip, **place
+        )
+        disturbed["scaling"] = scaling.pop("others_busy_cores")
     baseline = None
     if settings.transformers:
         precision = settings.transformers_precision
@@ -127,15 +129,13 @@ def measure(settings: Settings, child: Child, note: Note) -> Json:
         )
         peaks["transformers"] = baseline["peak_memory_bytes"]
         disturbed["transformers"] = baseline["others_busy_cores"]
-    report: Json = {
-        "hardware": hardware(device_class, settings.threads),
-        "versions": versions(),
-        "settings": asdict(settings) | {"work": ready["work"], "best_precision": best},
+    report |= {
         "ceilings": found,
         "transformers": baseline,
         "ours": ours,
         "concurrency": concurrency,
         "serve": serve,
+        "scaling": scaling,
         "ratios": ratios(baseline, ours, concurrency, best),
         "peak_memory_bytes": peaks,
         "others_busy_cores": disturbed,
