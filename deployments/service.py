@@ -285,6 +285,7 @@ class Service:
         """
         began = time.monotonic()
         request = SynthesisRequest.parse(fields)
+        request.coarse.for_model(self.stages.spec.coarse)
         limits = self.config.admission
         if sum(len(turn.text) for turn in request.all_turns) > limits.max_text_chars:
             raise TextTooLong(f"the text is longer than {limits.max_text_chars:,} characters")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import InvalidRequest
+from pipeline.spec import CoarseSpec
 
 Temperature = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 TopK = Annotated[int, Field(ge=1)]
@@ -45,6 +46,26 @@ class CoarseSettings(_Settings):
     top_p: Probability | None = None
     max_history: Annotated[int, Field(ge=1)] | None = None
     window: Annotated[int, Field(ge=1)] | None = None
+
+    def for_model(self, spec: CoarseSpec) -> tuple[int, int]:
+        """Return `max_history` and `window` as they are in a model.
+
+        Raises:
+            InvalidRequest: it has no room for them.
+        """
+        max_history = self.max_history or spec.max_history
+        window = self.window or spec.window
+        if not spec.window <= max_history <= spec.max_history:
+            raise InvalidRequest(
+                f"coarse.max_history must be {spec.window}…{spec.max_history}, not {max_history}"
+            )
+        room = spec.gpt.block_size - spec.semantic_length
+        if max_history + window > room:
+            raise InvalidRequest(
+                f"coarse.max_history + coarse.window must be at most {room}, "
+                f"not {max_history} + {window}"
+            )
+        return max_history, window
 
 
 class FineSettings(_Settings):

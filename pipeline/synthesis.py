@@ -116,9 +116,10 @@ async def synthesize(
         finish: changes each segment's sound, not its length; on a thread of its own.
 
     Raises:
-        InvalidRequest: text that can not be spoken. And whatever the stages raise; segments
-        still in flight are cancelled first.
+        InvalidRequest: text that can not be spoken, or settings that the model has no room for.
+        And whatever the stages raise; segments still in flight are cancelled first.
     """
+    request.coarse.for_model(stages.spec.coarse)
     if progress is not None:
         progress = _harmless(progress)
     # tokenizing and sentence segmentation are plain computation: not on the event loop

@@ -95,26 +95,13 @@ class Windows:
         """Check the settings and align the history; see `CoarseStage`."""
         if not len(ids):
             raise InvalidRequest("There are no semantic tokens to make sound from.")
-        coarse = spec.coarse
-        max_history = settings.max_history or coarse.max_history
-        window = settings.window or coarse.window
-        if not coarse.window <= max_history <= coarse.max_history:
-            raise InvalidRequest(
-                f"coarse.max_history must be {coarse.window}…{coarse.max_history}, "
-                f"not {max_history}"
-            )
-        room = coarse.gpt.block_size - coarse.semantic_length
-        if max_history + window > room:
-            raise InvalidRequest(
-                f"coarse.max_history + coarse.window must be at most {room}, "
-                f"not {max_history} + {window}"
-            )
+        max_history, window = settings.for_model(spec.coarse)
         semantic, past = _align_history(history, max_history, spec)
         return cls(
             semantic=np.concatenate([semantic, ids]),
             base=len(semantic),
             past=past,
-            num_tokens=spec.num_frames(len(ids)) * coarse.num_codebooks,
+            num_tokens=spec.num_frames(len(ids)) * spec.coarse.num_codebooks,
             window=window,
             max_history=max_history,
             spec=spec,

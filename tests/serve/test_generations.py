@@ -179,6 +179,7 @@ def test_what_is_wrong_is_said_at_once(client):
         ({"input": ""}, (422, "invalid_request")),
         ({"speed": 9}, (422, "invalid_request")),
         ({"stream_format": "sse"}, (422, "invalid_request")),
+        ({"coarse": {"window": 500}}, (422, "invalid_request")),  # more than the model holds
         ({"webhook": "https://example.com"}, (422, "invalid_request")),  # no secret
     ):
         assert code(client.post("/v1/generations", json={**BODY, **changes})) == wanted
