@@ -100,7 +100,7 @@ def measure(
             **clip,
             **place,
         )
-        disturbed["serve"] = serve.pop("others_busy_cores")
+        serve.pop("others_busy_cores")  # Ray's own processes are no children of ours
         for level, run in serve["levels"].items():
             run["of_engine"] = run["audio_s_per_s"] / concurrency[level]["audio_s_per_s"]
         serve["idle_added_s"] = serve["idle_s"] - together["idle_s"]
