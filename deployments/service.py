@@ -151,7 +151,7 @@ class Generation:
                 "segments": f"{len(self.done)} of {self.num_segments}",
                 "audio_seconds": round(sum(s.sound.duration_s for s in self.done), 3),
                 "first_audio_seconds": round(self.first_audio_s, 3),
-                "waterfall": Waterfall.of(self.done, waited_s).as_dict(),
+                "waterfall": Waterfall.of(self.done, waited_s, time.time() - waited_s).as_dict(),
             }
             self.service.recent.add(record, trace_id, made_id, self.request_id)
             self._log(record, waited_s)

@@ -43,13 +43,23 @@ class Waterfall:
     bars: tuple[Bar, ...]
 
     @classmethod
-    def of(cls, segments: Sequence[SegmentResult], total_s: float) -> Waterfall:
+    def of(
+        cls,
+        segments: Sequence[SegmentResult],
+        total_s: float,
+        began_unix_s: float | None = None,
+    ) -> Waterfall:
         """Lay a request's reports out in time.
 
-        total_s: what its caller waited, at least until the last of them ended.
+        Args:
+            total_s: what its caller waited, at least until the last of them ended.
+            began_unix_s: when the caller asked; None: when its first stage was. Machines whose
+                clocks differ may have it after that, and then the first stage is the beginning.
         """
         reports = [(s.segment.index, report) for s in segments for report in s.reports]
         began = min((report.began_unix_s for _, report in reports), default=0.0)
+        if began_unix_s is not None:
+            began = min(began, began_unix_s)
         bars = tuple(
             Bar(
                 segment=index,
