@@ -30,7 +30,7 @@ from deployments.schemas import (
 )
 from deployments.service import Service
 from deployments.speech import speak
-from deployments.trace_page import trace_page
+from deployments.trace_page import HEADERS, missing_page, trace_page
 from deployments.voice_routes import StoredVoices, add_voice_routes
 from pipeline.audio.label import installed_version
 from pipeline.errors import BarkError, EngineFailed, GenerationNotFound, InvalidRequest
@@ -163,12 +163,17 @@ def create_app(
         response_class=Response,
         responses={200: {"description": "a page", "content": {"text/html": {}}}},
     )
-    async def trace(id: Annotated[str, Path(max_length=200)], _: Known) -> Response:
+    async def trace(
+        id: Annotated[str, Path(max_length=200)], request: Request, _: Known
+    ) -> Response:
         """Draw where the time of a recent request went; by X-Request-Id, X-Bark-Id or trace id."""
         record = await find_trace(id)
-        if record is None:
-            raise GenerationNotFound(f"no recent request has the id {id[:100]!r}")
-        return HTMLResponse(trace_page(record))
+        if record is not None:
+            slots = {"semantic": config.engine.semantic_slots, "coarse": config.engine.coarse_slots}
+            return HTMLResponse(trace_page(record, slots), headers=HEADERS)
+        if "text/html" in request.headers.get("accept", ""):  # somebody reads it
+            return HTMLResponse(missing_page(id), 404, HEADERS)
+        raise GenerationNotFound(f"no recent request has the id {id[:100]!r}")
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Health:

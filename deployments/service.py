@@ -147,6 +147,7 @@ class Generation:
                 "trace_id": trace_id,
                 "outcome": outcome,
                 "ended": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "voice": self.request.voice,
                 "seed": self.seed,
                 "segments": f"{len(self.done)} of {self.num_segments}",
                 "audio_seconds": round(sum(s.sound.duration_s for s in self.done), 3),
@@ -159,7 +160,7 @@ class Generation:
     def _log(self, record: Mapping[str, Any], waited_s: float) -> None:
         """Write the one line that every request has."""
         told = {key: value for key, value in record.items() if key != "waterfall"}
-        told |= {"key": self.owner, "voice": self.request.voice, "seconds": round(waited_s, 3)}
+        told |= {"key": self.owner, "seconds": round(waited_s, 3)}
         told["device_seconds"] = round(
             sum(report.device_s for segment in self.done for report in segment.reports), 4
         )

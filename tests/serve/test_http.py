@@ -201,8 +201,8 @@ def test_a_recent_request_is_drawn(url, text):
     for name in ("mine-1", answer.headers["X-Bark-Id"]):
         page = httpx.get(f"{url}/traces/{name}")
         assert page.headers["content-type"].startswith("text/html")
-        assert page.text.count('class="lane"') % 4 == 0
-        assert page.text.count('class="lane"') >= 4
+        assert page.text.count('class="stage"') % 4 == 0
+        assert page.text.count('class="stage"') >= 4
         assert all(f">{part}" in page.text for part in ("queue", "prefill", "decode"))
         assert "http" not in page.text  # nothing is fetched from anywhere
         assert text[:12] not in page.text  # and no text is told
