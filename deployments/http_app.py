@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -87,7 +88,9 @@ def create_app(
         generations.runner.start()
         yield
 
-    app = FastAPI(
+    app = FastAPIOffline(
+        redoc_url=None,  # one documentation; ReDoc's page asks its maker's server for a picture
+        swagger_ui_parameters={"validatorUrl": None},  # nor does this one ask anybody
         lifespan=lifespan,
         # our own spans begin with the request: FastAPI's would be beside them
         telemetry={"tracing": False, "metrics": False, "logs": False},

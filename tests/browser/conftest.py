@@ -18,11 +18,11 @@ from local_app import LocalApp
 
 from pipeline.bark import Bark
 
-ELSEWHERE = "bark.test"  # a name that is not this machine's own, and leads here all the same
+_ELSEWHERE = "bark.test"
 _ARGUMENTS = [
     "--no-sandbox",  # there is none for root
     "--autoplay-policy=no-user-gesture-required",
-    f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    f"--host-resolver-rules=MAP {_ELSEWHERE} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 
 
@@ -75,6 +75,12 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
     for each, allowed in visits:
         each.page.context.close()
         assert each.hosts <= allowed
+
+
+@pytest.fixture(scope="session")
+def elsewhere() -> str:
+    """Return a name that is not known as this machine's own, and leads here all the same."""
+    return _ELSEWHERE
 
 
 @pytest.fixture(scope="module")
