@@ -25,7 +25,7 @@ from deployments.webhooks import Webhooks
 from pipeline.audio import MEDIA_TYPES
 from pipeline.errors import GenerationNotFound
 from pipeline.generations import audio_key
-from pipeline.jobs import Job, is_job_id
+from pipeline.job_records import Job, is_job_id
 from pipeline.telemetry import carrier, joined
 
 Id = Annotated[str, Path(max_length=200, description="of a job, or a generation's own")]

@@ -25,11 +25,11 @@ from deployments.store_access import StoreAccess
 from deployments.tracing import set_up_tracing
 from deployments.webhooks import Webhooks
 from deployments.wire import Wire, headers_of
-from pipeline.bark import voice_library
 from pipeline.errors import InvalidRequest, Overloaded
 from pipeline.models.checkpoint import open_checkpoint
 from pipeline.models.locate import locate
 from pipeline.stages.text import TextStage
+from pipeline.voice_sources import voice_library
 
 _READY_WITHIN_S = 5.0
 _GIVEN = "given"  # the name of a voice that came as arrays

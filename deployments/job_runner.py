@@ -30,7 +30,8 @@ from pipeline.errors import (
     Overloaded,
     StoreUnavailable,
 )
-from pipeline.jobs import Held, Job, job_of
+from pipeline.job_records import Job, job_of
+from pipeline.jobs import Held
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")

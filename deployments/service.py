@@ -37,7 +37,8 @@ from pipeline.request import SynthesisRequest
 from pipeline.spec import NUMERICS_VERSION
 from pipeline.synthesis import Progress, SegmentResult, Stages, synthesize
 from pipeline.telemetry import STORE, request_span, spanned
-from pipeline.voices import VoiceLibrary, read_voice, voice_digest
+from pipeline.voice_files import voice_digest
+from pipeline.voices import VoiceLibrary, read_voice
 from pipeline.waterfall import Waterfall
 
 log = logging.getLogger(__name__)

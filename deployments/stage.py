@@ -14,13 +14,13 @@ from deployments.config import AppConfig
 from deployments.logs import set_up_logs
 from deployments.tracing import set_up_tracing
 from deployments.wire import Wire
-from pipeline.bark import voice_library
 from pipeline.engine.runner import Device
 from pipeline.errors import ModelChanged
 from pipeline.models.checkpoint import open_checkpoint
 from pipeline.models.locate import locate
 from pipeline.payloads import HistoryPrompt
 from pipeline.store import open_store
+from pipeline.voice_sources import voice_library
 from pipeline.voices import read_voice
 from pipeline.workers import Placement, Worker
 

@@ -15,8 +15,9 @@ from deployments.schemas import VoiceCard, VoiceList
 from deployments.service import DEFAULT_VOICE, Service
 from pipeline.errors import GenerationNotFound, InvalidRequest, InvalidVoice, VoiceNotFound
 from pipeline.payloads import HistoryPrompt
+from pipeline.voice_files import MAX_PRESET_BYTES, voice_digest, voice_from_bytes
 from pipeline.voice_records import is_own, language_of, parents_of, suno_digests, voice_record
-from pipeline.voices import MAX_PRESET_BYTES, read_voice, voice_digest, voice_from_bytes
+from pipeline.voices import read_voice
 
 Name = Annotated[str, Path(max_length=200)]
 log = logging.getLogger(__name__)

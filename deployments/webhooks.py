@@ -26,7 +26,7 @@ import httpx
 
 from deployments.config import WebhookSection
 from pipeline.errors import InvalidRequest
-from pipeline.jobs import Hook
+from pipeline.job_records import Hook
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _PREFIX = "whsec_"

@@ -24,7 +24,7 @@ from pipeline.local import LocalStages
 from pipeline.loop_thread import LoopThread
 from pipeline.manifest import manifest
 from pipeline.models.checkpoint import Checkpoint, open_checkpoint
-from pipeline.models.locate import locate, preset_fetcher
+from pipeline.models.locate import locate
 from pipeline.payloads import (
     CoarseCodes,
     FineCodes,
@@ -44,11 +44,11 @@ from pipeline.spec import PRECISIONS, BarkSpec, Precision
 from pipeline.stages.decoding import Call
 from pipeline.stages.text import read_vocab
 from pipeline.store import Store
-from pipeline.store.local import LocalStore
-from pipeline.stored_voices import Voices
 from pipeline.synthesis import Progress, SegmentResult, synthesize
 from pipeline.telemetry import SEED, request_span
-from pipeline.voices import VoiceLibrary, read_voice, voice_digest
+from pipeline.voice_files import voice_digest
+from pipeline.voice_sources import voice_library
+from pipeline.voices import VoiceLibrary, read_voice
 from pipeline.watermark import Watermark
 
 Voice = str | Path | Mapping[str, NDArray[Any]] | HistoryPrompt
@@ -369,26 +369,6 @@ class Bark:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def voice_library(
-    model: str,
-    checkpoint: Checkpoint,
-    folders: Sequence[Path] = (),
-    store: Store | None = None,
-) -> VoiceLibrary:
-    """Return the presets of these folders, of the model (those on the hub among them), of a store.
-
-    In a store that is a folder, presets come before the model's own, in a bucket after them.
-    """
-    roots, stored = list(folders), None
-    if isinstance(store, LocalStore):
-        roots.append(store.root / "voices")
-    elif store is not None:
-        stored = Voices(store)
-    if checkpoint.voices_path is not None:
-        roots.append(checkpoint.voices_path)
-    return VoiceLibrary(roots, stored=stored, fetch=preset_fetcher(model, checkpoint.path))
 
 
 def _call(seed: int | None) -> Call:

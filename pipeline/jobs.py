@@ -18,8 +18,8 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from pipeline.errors import (
     BarkError,
@@ -28,102 +28,22 @@ from pipeline.errors import (
     LeaseLost,
     StoreUnavailable,
 )
-from pipeline.file_formats import pack_json, unpack_json
+from pipeline.job_records import (
+    ID_DIGITS,
+    ID_PREFIX,
+    Hook,
+    Job,
+    Lease,
+    Status,
+    is_job_id,
+    job_of,
+    record_key,
+    sortable,
+)
 from pipeline.store import Store
 
-Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-ENDED: Final = frozenset(("succeeded", "failed", "cancelled"))
-ID_PREFIX: Final = "job-"
-_ID_DIGITS = 32
 # Two who change a record at once: the slower one looks again.
 _TRIES: Final = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """Who works on a job, and until when if nothing more is heard."""
-
-    holder: str
-    until_unix_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Hook:
-    """Where the end of a job is to be told, and how that went."""
-
-    url: str
-    attempts: int = 0
-    next_unix_s: float = 0.0
-    is_done: bool = False
-    last_error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One generation to be made, and how far it is.
-
-    content: digest of everything that decides the result. request: fields of
-    `SynthesisRequest`, its seed among them. attempts: how often a worker has begun.
-    not_before_unix_s: while a try is waited for. progress: segments, and how many of them each
-    stage has done. result: what is told about the finished generation; its id is in
-    `generation_id`. trace: W3C headers of the request that asked for it. owner: whose it is, as an
-    id; owner_name: for people.
-    """
-
-    id: str
-    owner: str
-    content: str
-    request: dict[str, Any]
-    audio_format: str
-    speed: float
-    created_unix_s: float
-    status: Status = "queued"
-    attempts: int = 0
-    not_before_unix_s: float = 0.0
-    lease: Lease | None = None
-    progress: dict[str, int] = field(default_factory=dict)
-    generation_id: str | None = None
-    result: dict[str, Any] | None = None
-    error: dict[str, str] | None = None
-    hook: Hook | None = None
-    trace: dict[str, str] = field(default_factory=dict)
-    owner_name: str = ""
-    ended_unix_s: float | None = None
-
-    @property
-    def is_ended(self) -> bool:
-        return self.status in ENDED
-
-    @property
-    def has_work(self) -> bool:
-        """Say whether anybody has something left to do for it."""
-        return not self.is_ended or (self.hook is not None and not self.hook.is_done)
-
-    @property
-    def signpost(self) -> str:
-        return f"queue/{_sortable(self.created_unix_s)}-{self.id}"
-
-    def pack(self) -> bytes:
-        return pack_json(asdict(self))
-
-    @classmethod
-    def unpack(cls, data: bytes, name: str) -> Job:
-        """Read a record; fields that a newer version of this program adds are passed over.
-
-        Raises:
-            StoreUnavailable: it is damaged.
-        """
-        given = unpack_json(data, name)
-        try:
-            known = {each.name: given[each.name] for each in fields(cls) if each.name in given}
-            lease, hook = known.pop("lease", None), known.pop("hook", None)
-            return cls(
-                **known,
-                lease=None if lease is None else Lease(**lease),
-                hook=None if hook is None else Hook(**hook),
-            )
-        except (TypeError, ValueError) as error:
-            raise StoreUnavailable(f"the record of {name} is damaged: {error}") from error
 
 
 @dataclass(slots=True, eq=False)
@@ -183,7 +103,7 @@ class Jobs:
         named = ["content", owner, content] if key is None else ["key", owner, key]
         digest = hashlib.sha256(json.dumps(named).encode()).hexdigest()
         fresh = Job(
-            id=f"{ID_PREFIX}{digest[:_ID_DIGITS]}",
+            id=f"{ID_PREFIX}{digest[:ID_DIGITS]}",
             owner=owner,
             content=content,
             request=dict(request),
@@ -195,7 +115,7 @@ class Jobs:
             owner_name=owner_name,
         )
         for _ in range(_TRIES):
-            if self._store.put_if_absent(_key(fresh.id), fresh.pack()):
+            if self._store.put_if_absent(record_key(fresh.id), fresh.pack()):
                 job = fresh
                 break
             found = self._load(fresh.id)
@@ -253,7 +173,7 @@ class Jobs:
         found = self._load(job_id)
         if found is None or not found.job.is_ended:
             return None
-        if not self._store.delete(_key(job_id), found.version):
+        if not self._store.delete(record_key(job_id), found.version):
             return None  # it was queued again in between
         self._store.delete(found.job.signpost)
         self._store.delete(self._expiry(found.job))
@@ -360,7 +280,7 @@ class Jobs:
 
         A record that can not be read stays; the others do not wait for it.
         """
-        now, gone = _sortable(self._clock()), list[Job]()
+        now, gone = sortable(self._clock()), list[Job]()
         for key in self._store.list("expiring/"):
             when, _, job_id = key.removeprefix("expiring/").partition("-")
             if when > now:
@@ -378,16 +298,16 @@ class Jobs:
 
     # ── records ──────────────────────────────────────────────────────────────────────────────────
     def _load(self, job_id: str) -> Held | None:
-        found = self._store.get_versioned(_key(job_id))
+        found = self._store.get_versioned(record_key(job_id))
         return None if found is None else Held(Job.unpack(found.data, job_id), found.version)
 
     def _write(self, held: Held, job: Job) -> bool:
         """Put a record in place of the version that was seen; False if it has changed since."""
         data = job.pack()
-        version = self._store.replace(_key(job.id), data, held.version)
+        version = self._store.replace(record_key(job.id), data, held.version)
         if version is None:
             # The answer to an earlier try may have been lost: then what is there is ours.
-            there = self._store.get_versioned(_key(job.id))
+            there = self._store.get_versioned(record_key(job.id))
             if there is None or there.data != data:
                 return False
             version = there.version
@@ -437,26 +357,7 @@ class Jobs:
 
     def _expiry(self, job: Job) -> str:
         assert job.ended_unix_s is not None
-        return f"expiring/{_sortable(job.ended_unix_s + self.keep_s)}-{job.id}"
-
-
-def job_of(signpost: str) -> str:
-    """Return the id of the job that a signpost leads to."""
-    return signpost.rpartition("/")[2].partition("-")[2]
-
-
-def is_job_id(text: str) -> bool:
-    """Say whether an id is a job's, and not a generation's."""
-    digits = text.removeprefix(ID_PREFIX)
-    return text != digits and len(digits) == _ID_DIGITS and set(digits) <= set("0123456789abcdef")
-
-
-def _key(job_id: str) -> str:
-    return f"jobs/{job_id}.json"
-
-
-def _sortable(unix_s: float) -> str:
-    return f"{round(unix_s * 1000):015d}"
+        return f"expiring/{sortable(job.ended_unix_s + self.keep_s)}-{job.id}"
 
 
 def _contended(job_id: str) -> BarkError:

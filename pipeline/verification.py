@@ -23,7 +23,8 @@ from pipeline.bark import Bark
 from pipeline.clip import Clip
 from pipeline.errors import BarkError, GenerationNotFound, InvalidRequest
 from pipeline.generations import Generations, audio_key
-from pipeline.jobs import Jobs, is_job_id
+from pipeline.job_records import is_job_id
+from pipeline.jobs import Jobs
 from pipeline.manifest import manifest, samples_sha256
 from pipeline.store import Store
 from pipeline.watermark import FOUND, Watermark

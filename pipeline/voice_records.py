@@ -16,7 +16,8 @@ from typing import Any
 from pipeline.errors import InvalidRequest
 from pipeline.payloads import HistoryPrompt
 from pipeline.stored_voices import Voices, is_voice_name
-from pipeline.voices import SUNO_LANGUAGES, VoiceLibrary, voice_digest
+from pipeline.voice_files import voice_digest
+from pipeline.voices import SUNO_LANGUAGES, VoiceLibrary
 
 _MAX_CONSENT_CHARS = 2000
 

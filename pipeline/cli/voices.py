@@ -61,7 +61,8 @@ def show(
     """
     from pipeline.store import open_store
     from pipeline.stored_voices import Voices
-    from pipeline.voices import read_voice, voice_digest
+    from pipeline.voice_files import voice_digest
+    from pipeline.voices import read_voice
 
     spec, library = _spec(model), _library(model, data)
     prompt = read_voice(name, spec=spec, voices=library)
@@ -208,8 +209,8 @@ def _spec(model: str) -> BarkSpec:
 
 
 def _library(model: str, data: str) -> VoiceLibrary:
-    from pipeline.bark import voice_library
     from pipeline.store import open_store
+    from pipeline.voice_sources import voice_library
 
     return voice_library(model, _open(model), store=open_store(data))
 

@@ -15,7 +15,8 @@ from deployments.http_app import create_app
 from deployments.service import Service
 from deployments.store_access import StoreAccess
 from deployments.webhooks import Webhooks
-from pipeline.bark import Bark, voice_library
+from pipeline.bark import Bark
+from pipeline.voice_sources import voice_library
 from pipeline.voices import VoiceLibrary
 
 

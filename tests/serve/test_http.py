@@ -15,7 +15,7 @@ from local_app import LocalApp
 from openai import NotFoundError, OpenAI, UnprocessableEntityError
 
 from pipeline.bark import Bark
-from pipeline.voices import save_voice
+from pipeline.voice_files import save_voice
 
 LONG = "Good morning. How are you today? " * 4
 

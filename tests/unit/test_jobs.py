@@ -20,7 +20,8 @@ from pipeline.errors import (
     LeaseLost,
     StoreUnavailable,
 )
-from pipeline.jobs import Held, Hook, Job, Jobs
+from pipeline.job_records import Hook, Job
+from pipeline.jobs import Held, Jobs
 from pipeline.store import Store, open_store
 
 REQUEST = {"text": "Hello.", "seed": 7}

@@ -20,16 +20,9 @@ from pipeline.spec import BarkSpec
 from pipeline.store import Store
 from pipeline.store.local import LocalStore
 from pipeline.stored_voices import Voices
+from pipeline.voice_files import MAX_PRESET_BYTES, save_voice, voice_digest, voice_from_bytes
 from pipeline.voice_records import suno_presets, voice_record
-from pipeline.voices import (
-    MAX_PRESET_BYTES,
-    SUNO_PRESETS,
-    VoiceLibrary,
-    read_voice,
-    save_voice,
-    voice_digest,
-    voice_from_bytes,
-)
+from pipeline.voices import SUNO_PRESETS, VoiceLibrary, read_voice
 
 SPEC = BarkSpec()
 Arrays = dict[str, Any]
