@@ -8,7 +8,7 @@ DEMO_TEXT := Hello, I am a small Bark. I run on your machine.
 .PHONY: help venv demo test check fix unit parity e2e bench nano soak gpu clean clean-kernels
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Editable, with the native kernels compiled by hatch_build.py; again when one of these changes.
 $(VENV)/.ready: pyproject.toml constraints.txt hatch_build.py $(wildcard pipeline/engine/native/*.h pipeline/engine/native/*.cpp)
@@ -47,7 +47,8 @@ bench: $(VENV)/.ready ## measure against transformers (about 6 minutes on 2 core
 nano: $(VENV)/.ready ## train nano from nothing (hours on 2 cores)
 	@$(BIN)/python -m training.nano all
 
-soak: $(VENV)/.ready ## twenty minutes of traffic on a local cluster; nothing may grow
+soak: $(VENV)/.ready ## a thousand jobs among dying processes, then twenty minutes of traffic: nothing may grow
+	@BARK_TEST_JOBS=1000 $(BIN)/python -m pytest tests/serve/test_jobs.py -k end_once_each
 	@$(BIN)/python -m pytest tests/serve/test_soak.py -m soak -s
 
 gpu: $(VENV)/.ready ## parity, reproducibility and benchmark on a CUDA device

@@ -17,7 +17,7 @@ from s3_server import S3Server
 
 from pipeline.store import open_store
 
-NUM_JOBS = int(os.environ.get("BARK_TEST_JOBS", "1000"))
+NUM_JOBS = int(os.environ.get("BARK_TEST_JOBS", "200"))  # `make soak`: a thousand
 ENDED = ("succeeded", "failed", "cancelled")
 ONE = {"autoscaling_config": None, "num_replicas": 1}
 
@@ -84,7 +84,7 @@ def card(served: Served, client: httpx.Client, job_id: str) -> dict[str, object]
 
 
 @pytest.mark.slow
-def test_a_thousand_jobs_end_once_each_while_ingresses_die(served: Served, server: S3Server):
+def test_jobs_end_once_each_while_ingresses_die(served: Served, server: S3Server):
     rng, killed, over = random.Random(5), [], threading.Event()
 
     def reap() -> None:
@@ -110,7 +110,7 @@ def test_a_thousand_jobs_end_once_each_while_ingresses_die(served: Served, serve
         finally:
             over.set()
             reaper.join()
-        assert len(killed) >= 5
+        assert len(killed) >= min(5, NUM_JOBS // 100)
         assert len(set(ids)) == NUM_JOBS
         last = list(pool.map(lambda job_id: card(served, client, job_id), ids))
     assert [found["status"] for found in last] == ["succeeded"] * NUM_JOBS
