@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from pipeline.engine.counters import Counters, Outcome
 from pipeline.engine.engine import Engine
 from pipeline.engine.sequence import Sequence
 from pipeline.errors import BarkError, Cancelled, DeadlineExceeded, EngineFailed, Overloaded
@@ -143,6 +144,11 @@ class AsyncEngine:
         return self._engine.busy_s
 
     @property
+    def counters(self) -> Counters:
+        """What the engine did so far."""
+        return self._engine.counters
+
+    @property
     def backlog(self) -> int:
         """Tokens still to come, at most, for all that runs or waits."""
         scheduler = self._engine.scheduler
@@ -202,6 +208,7 @@ class TurnTaker:
         self.jobs: deque[Job] = deque()
         self.steps = self.most_wasted_steps = 0
         self.busy_s = 0.0  # how long the device worked: the sum over all jobs
+        self.counters = Counters()
 
     @property
     def has_work(self) -> bool:
@@ -211,29 +218,36 @@ class TurnTaker:
         """Queue a job, unless its caller has gone already."""
         if job.result.set_running_or_notify_cancel():
             self.jobs.append(job)
+        else:
+            self.counters.ended["cancelled"] += 1
 
     def step(self) -> None:
         if not self.jobs:
             return None  # what arrived was given up before it got here
         job = self.jobs.popleft()
         if job.is_cancelled:
-            return self._end(job, Cancelled("The request was cancelled."))
+            return self._fail(job, Cancelled("The request was cancelled."), "cancelled")
         if job.deadline_s is not None and time.monotonic() > job.deadline_s:
             late = DeadlineExceeded("The request's time ran out before it was done.")
-            return self._end(job, late)
+            return self._fail(job, late, "late")
         self.steps += 1
+        began_s = time.monotonic()
         try:
             took_s = next(job.steps)
-            job.device_s += took_s
-            self.busy_s += took_s
         except StopIteration as end:
+            self.counters.tokens += job.size
+            self.counters.ended["finished"] += 1
             job.result.set_result(end.value)
             return None
         except BarkError as error:
-            return self._end(job, error)
+            return self._fail(job, error, "failed")
         except BaseException:
             self.jobs.append(job)  # `fail_all` tells its caller
             raise
+        job.device_s += took_s
+        self.busy_s += took_s
+        self.counters.steps.add(time.monotonic() - began_s)
+        self.counters.batched_rows += 1
         if job.is_given_up(time.monotonic()):
             job.wasted_steps += 1
             self.most_wasted_steps = max(self.most_wasted_steps, job.wasted_steps)
@@ -242,9 +256,10 @@ class TurnTaker:
 
     def fail_all(self, error: BarkError) -> None:
         while self.jobs:
-            self._end(self.jobs.popleft(), error)
+            self._fail(self.jobs.popleft(), error, "failed")
 
-    def _end(self, job: Job, error: BarkError) -> None:
+    def _fail(self, job: Job, error: BarkError, outcome: Outcome) -> None:
+        self.counters.ended[outcome] += 1
         job.steps.close()
         job.result.set_exception(error)
 
@@ -279,6 +294,11 @@ class AsyncTurnTaker:
     def busy_s(self) -> float:
         """Seconds that the device worked so far; what every request had of it adds up to this."""
         return self._turns.busy_s
+
+    @property
+    def counters(self) -> Counters:
+        """What the jobs did so far; each has a batch of its own."""
+        return self._turns.counters
 
     @property
     def backlog(self) -> int:

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.engine.counters import Counters, Outcome
 from pipeline.engine.sampler import next_token
 from pipeline.engine.scheduler import Scheduler
 from pipeline.engine.sequence import Prompt, Sequence
@@ -53,6 +54,7 @@ class Engine:
         self.busy_s = 0.0  # how long the device worked for this engine: the sum of all shares
         # The most steps that any sequence had after it was given up: one may be in flight.
         self.most_wasted_steps = 0
+        self.counters = Counters()
 
     @property
     def has_work(self) -> bool:
@@ -66,15 +68,17 @@ class Engine:
         if sequence.result.set_running_or_notify_cancel():
             sequence.submitted_s = time.monotonic()
             self.scheduler.add(sequence)
+        else:
+            self.counters.ended["cancelled"] += 1
 
     def step(self) -> None:
         """Do one turn. After a runner's exception only `fail_all` is left to do."""
         step = self.scheduler.schedule(time.monotonic())
         for sequence in step.cancelled:
-            sequence.result.set_exception(Cancelled("The request was cancelled."))
+            self._fail(sequence, Cancelled("The request was cancelled."), "cancelled")
         for sequence in step.expired:
             late = DeadlineExceeded("The request's time ran out before it was done.")
-            sequence.result.set_exception(late)
+            self._fail(sequence, late, "late")
         if step.prefill is not None:
             self._prefill(step.prefill)
         elif step.decode:
@@ -93,7 +97,7 @@ class Engine:
         for sequence in [*self.scheduler.waiting, *self.scheduler.running.values()]:
             if sequence.slot is not None:
                 self.scheduler.finish(sequence)
-            sequence.result.set_exception(error)
+            self._fail(sequence, error, "failed")
         self.scheduler.waiting.clear()
 
     def _count_waste(self, worked: list[Sequence]) -> None:
@@ -118,8 +122,8 @@ class Engine:
         stats.device_s += self.runner.busy_s
         self.busy_s += self.runner.busy_s
         stats.prefills += 1
-        stats.reused_positions += reused
-        stats.prefilled_positions += len(prompt.tokens) - reused
+        self.counters.prefills.add(elapsed)
+        self._count_positions(sequence, len(prompt.tokens) - reused, reused)
         sequence.cached = prompt.tokens.tolist()
         self._take_token(sequence, logits)
 
@@ -131,6 +135,8 @@ class Engine:
         logits = self.runner.decode(slots, positions, tokens)  # [B, V]
         self.busy_s += self.runner.busy_s
         elapsed = time.monotonic() - started
+        self.counters.steps.add(elapsed)
+        self.counters.batched_rows += len(batch)
         for sequence, token, row in zip(batch, tokens, logits, strict=True):
             stats = sequence.stats
             stats.decode_s += elapsed
@@ -148,7 +154,7 @@ class Engine:
             self.scheduler.finish(sequence)
             if not isinstance(error, BarkError):
                 error = EngineFailed(f"The request's rules failed: {type(error).__name__}: {error}")
-            sequence.result.set_exception(error)
+            self._fail(sequence, error, "failed")
 
     def _advance(self, sequence: Sequence, logits: Float32) -> None:
         params, n = sequence.params, len(sequence.tokens)
@@ -157,6 +163,7 @@ class Engine:
         if token is None:
             return self._finish(sequence, "stop")
         sequence.tokens.append(token)
+        self.counters.tokens += 1
         sequence.pending = token
         if sequence.on_token is not None:
             sequence.on_token(len(sequence.tokens))
@@ -172,14 +179,25 @@ class Engine:
         assert sequence.pending is not None
         goes_on = [*sequence.cached, sequence.pending]
         if len(prompt.tokens) == len(goes_on) and np.array_equal(prompt.tokens, goes_on):
-            sequence.stats.reused_positions += len(goes_on) - 1
+            self._count_positions(sequence, 0, len(goes_on) - 1)
         else:
             sequence.pending = None
 
     def _finish(self, sequence: Sequence, reason: str) -> None:
         sequence.finish_reason = reason
         self.scheduler.finish(sequence)
+        self.counters.ended["finished"] += 1
         sequence.result.set_result(sequence)
+
+    def _fail(self, sequence: Sequence, error: BarkError, outcome: Outcome) -> None:
+        self.counters.ended[outcome] += 1
+        sequence.result.set_exception(error)
+
+    def _count_positions(self, sequence: Sequence, prefilled: int, reused: int) -> None:
+        sequence.stats.prefilled_positions += prefilled
+        sequence.stats.reused_positions += reused
+        self.counters.prefilled_positions += prefilled
+        self.counters.reused_positions += reused
 
 
 def _shared_prefix(cached: list[int], prompt: Prompt) -> int:

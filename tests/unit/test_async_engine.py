@@ -201,3 +201,25 @@ def test_a_job_given_up_before_it_arrives_stops_nothing():
 def steps(value):
     yield 0.0
     return value
+
+
+def test_counters_of_jobs_tell_frames_steps_and_how_each_ended():
+    turns = AsyncTurnTaker(name="test")
+
+    def wrong():
+        yield 0.5
+        raise InvalidRequest("no")
+
+    async def main():
+        jobs = [
+            Job(counting("a", []), size=7),
+            Job(counting("b", []), size=9, deadline_s=0.0),
+            Job(wrong(), size=11),
+        ]
+        return await asyncio.gather(*(turns.run(job) for job in jobs), return_exceptions=True)
+
+    asyncio.run(main())
+    found = turns.counters
+    assert found.ended == {"finished": 1, "cancelled": 0, "late": 1, "failed": 1}
+    assert (found.tokens, sum(found.steps.counts), found.batched_rows) == (7, 4, 4)
+    turns.close()

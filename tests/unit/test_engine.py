@@ -4,6 +4,7 @@ from fake_runner import FakeRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.engine.counters import STEP_BOUNDS_S, Times
 from pipeline.engine.engine import Engine
 from pipeline.engine.sequence import Prompt, SamplingParams, Sequence
 from pipeline.engine.uniforms import DrawKey
@@ -252,3 +253,41 @@ def test_steps_for_nobody_are_counted(ends, monkeypatch):
         one.result.exception(), Cancelled if ends == "cancelled" else DeadlineExceeded
     )
     assert engine.most_wasted_steps == one.wasted_steps == 1
+
+
+def test_counters_agree_with_what_the_sequences_and_the_runner_saw():
+    runner = FakeRunner(num_slots=2)
+    engine = Engine(runner)
+    given_up, late, wrong = sequence(1, tokens=40), sequence(2, deadline_s=0.0), sequence(3)
+    wrong.on_token = lambda _: 1 // 0
+    gone = sequence(9)
+    gone.result.cancel()  # before the engine saw it
+    done = [windowed(seed, moves=seed % 2 == 0) for seed in range(4)]
+    for one in (given_up, late, wrong, gone, *done):
+        engine.submit(one)
+    engine.step()
+    given_up.cancel()
+    engine.run_until_done()
+    found, seen = engine.counters, [given_up, wrong, *done]
+    assert found.ended == {"finished": 4, "cancelled": 2, "late": 1, "failed": 1}
+    assert found.tokens == sum(len(one.tokens) for one in seen)
+    rows = [rows for kind, rows in runner.calls if kind == "decode"]
+    assert (sum(found.steps.counts), found.batched_rows) == (len(rows), sum(rows))
+    extended = [positions for kind, positions in runner.calls if kind == "extend"]
+    assert sum(found.prefills.counts) == len(extended)
+    assert found.prefilled_positions == sum(extended)
+    assert found.reused_positions == sum(one.stats.reused_positions for one in seen) > 0
+    assert found.steps.total_s > 0
+    engine.submit(sequence(4))
+    engine.fail_all(EngineFailed("broken"))
+    assert found.ended["failed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "place"), [(0.0, 0), (0.0005, 0), (0.0006, 1), (30.0, 14), (31.0, 15)]
+)
+def test_times_are_counted_up_to_and_with_their_bound(seconds, place):
+    times = Times()
+    times.add(seconds)
+    assert times.counts == [int(n == place) for n in range(len(STEP_BOUNDS_S) + 1)]
+    assert times.total_s == seconds
