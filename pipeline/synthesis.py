@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -30,14 +31,14 @@ from pipeline.request import CoarseSettings, FineSettings, SemanticSettings, Syn
 from pipeline.segments import Segment, longest_segment_s, plan_segments
 from pipeline.spec import BarkSpec
 from pipeline.stages.decoding import Call
-from pipeline.telemetry import AUDIO_S, FINISH, SEGMENT, spanned
+from pipeline.telemetry import AUDIO_S, FINISH, SEGMENT, WATERMARK, spanned
 
 log = logging.getLogger(__name__)
 
 # stage, segment, done, total in the stage's own units; may come from any thread. First of all
 # "text" reports how many segments there are.
 Progress = Callable[[str, int, int, int], None]
-# What is done to each segment's sound at its end; on a thread, several at the same time.
+# What is done to each segment's sound at its end: it is marked; on a thread, several at once.
 Finish = Callable[[Waveform], Waveform]
 
 
@@ -80,6 +81,7 @@ class SegmentResult:
     finish_reason: `stop`, or `length` where the model did not end by itself.
     num_dropped: word pieces that did not fit the prompt.
     model_digest: which model spoke, where the stages may have had to choose; None: the only one.
+    marked_unix_s, mark_s: when its sound was marked, and how long that took; 0 where it was not.
     """
 
     segment: Segment
@@ -90,6 +92,8 @@ class SegmentResult:
     unknown_words: tuple[str, ...]
     reports: tuple[StageReport, ...]
     model_digest: str | None = None
+    marked_unix_s: float = 0.0
+    mark_s: float = 0.0
 
 
 async def synthesize(
@@ -227,8 +231,12 @@ async def _segment(
         except ModelChanged as error:
             # a new model is being rolled out: no segment is made of two
             log.warning("segment %d starts over: %s", segment.index, error)
+    marked_unix_s = mark_s = 0.0
     if finish is not None:
-        sound = await asyncio.to_thread(finish, sound)
+        with spanned(WATERMARK):
+            marked_unix_s, began_s = time.time(), time.monotonic()
+            sound = await asyncio.to_thread(finish, sound)
+            mark_s = time.monotonic() - began_s
     return SegmentResult(
         segment=segment,
         sound=sound,
@@ -238,6 +246,8 @@ async def _segment(
         unknown_words=text.unknown_words,
         reports=tuple(reports),
         model_digest=semantic.model_digest,
+        marked_unix_s=marked_unix_s,
+        mark_s=mark_s,
     )
 
 

@@ -1,6 +1,7 @@
 """Traces: the names of spans and attributes, and how one process hands its span to the next.
 
     bark.request ▸ bark.segment ▸ bark.semantic, bark.coarse, bark.fine, bark.codec ▸ queue, …
+                                ▸ bark.watermark
                  ▸ bark.store
 
 Only OpenTelemetry's API is used here: where nobody has set an SDK up, spans cost next to nothing.
@@ -28,6 +29,7 @@ _T = TypeVar("_T")
 REQUEST: Final = "bark.request"
 SEGMENT: Final = "bark.segment"
 STORE: Final = "bark.store"
+WATERMARK: Final = "bark.watermark"  # where sounds are marked
 RETRY: Final = "bark.retry"
 # A stage's children. Their lengths are sums: a sequence's prefills and steps alternate with those
 # of its neighbours.

@@ -15,7 +15,7 @@ _NAME_WIDTH: Final = 14
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One stage of one segment. Seconds are counted from the request's beginning.
+    """One stage of one segment, or `watermark`. Seconds are counted from the request's beginning.
 
     parts: what it did, in order: (`queue`, `prefill` or `decode`, seconds). mean_batch: how many
     sequences shared its steps. device_s: its own share of the device.
@@ -56,29 +56,37 @@ class Waterfall:
             began_unix_s: when the caller asked; None: when its first stage was. Machines whose
                 clocks differ may have it after that, and then the first stage is the beginning.
         """
-        reports = [(s.segment.index, report) for s in segments for report in s.reports]
-        began = min((report.began_unix_s for _, report in reports), default=0.0)
+        reports = [report for segment in segments for report in segment.reports]
+        began = min((report.began_unix_s for report in reports), default=0.0)
         if began_unix_s is not None:
             began = min(began, began_unix_s)
-        bars = tuple(
-            Bar(
-                segment=index,
-                stage=report.stage,
-                start_s=report.began_unix_s - began,
-                parts=tuple((name, max(0.0, seconds)) for name, seconds in report.parts),
-                tokens=report.tokens,
-                steps=report.steps,
-                mean_batch=report.mean_batch,
-                device_s=report.device_s,
-            )
-            for index, report in reports
-        )
+        bars = tuple(bar for segment in segments for bar in _bars(segment, began))
         ends = (bar.start_s + bar.length_s for bar in bars)
         return cls(max([total_s, *ends]), bars)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
         return asdict(self)
+
+
+def _bars(segment: SegmentResult, began_unix_s: float) -> Iterator[Bar]:
+    index = segment.segment.index
+    for report in segment.reports:
+        yield Bar(
+            segment=index,
+            stage=report.stage,
+            start_s=report.began_unix_s - began_unix_s,
+            parts=tuple((name, max(0.0, seconds)) for name, seconds in report.parts),
+            tokens=report.tokens,
+            steps=report.steps,
+            mean_batch=report.mean_batch,
+            device_s=report.device_s,
+        )
+    if segment.mark_s:
+        start_s, parts = segment.marked_unix_s - began_unix_s, (("decode", segment.mark_s),)
+        yield Bar(
+            index, "watermark", start_s, parts, tokens=0, steps=0, mean_batch=1.0, device_s=0.0
+        )
 
 
 def text_rows(waterfall: Waterfall, width: int = _WIDTH) -> Iterator[str]:

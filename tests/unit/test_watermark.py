@@ -8,13 +8,17 @@ import threading
 
 import numpy as np
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from pipeline import Bark, watermark
+from pipeline import Bark, telemetry, watermark
 from pipeline.audio import SyntheticLabel, change_speed, encode, resample
 from pipeline.audio.decode import decode
 from pipeline.errors import InvalidRequest
 from pipeline.models.encodec import torch_threads
 from pipeline.payloads import Float32, Waveform
+from pipeline.waterfall import Waterfall
 from pipeline.watermark import FOUND, Watermark
 
 RATE = 24_000
@@ -161,3 +165,24 @@ def test_a_generation_with_the_mark_is_another_with_another_id(
     assert np.array_equal(plain.samples, speech)
     assert np.array_equal(clip.tokens.fine, plain.tokens.fine)
     assert clip.id != plain.id
+
+
+def test_marking_is_a_span_and_a_bar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(telemetry, "tracer", lambda: provider.get_tracer("test"))
+    with Bark.load(watermark=True) as bark:
+        clip = bark.generate("Room four hundred and seven is ready.", voice="oak", seed=3)
+    with Bark.load() as bark:
+        plain = bark.generate("Room four hundred and seven is ready.", voice="oak", seed=3)
+    spans = {span.context.span_id: span for span in exporter.get_finished_spans()}
+    (marking,) = (span for span in spans.values() if span.name == "bark.watermark")
+    assert spans[marking.parent.span_id].name == "bark.segment"
+    (codec, _) = (span for span in spans.values() if span.name == "bark.codec")
+    assert marking.start_time >= codec.end_time
+    stages = ["semantic", "coarse", "fine", "codec"]
+    bars = Waterfall.of(clip.segments, clip.timings["total"]).bars
+    assert [bar.stage for bar in bars] == [*stages, "watermark"]
+    assert bars[-1].start_s >= bars[-2].start_s
+    assert bars[-1].length_s > 0
+    assert [bar.stage for bar in Waterfall.of(plain.segments, 1.0).bars] == stages
