@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Path, Request
 from starlette.responses import Response
 
+from deployments import metrics
 from deployments.access import Access, Caller
 from deployments.http_errors import NotReady, check_model
 from deployments.job_runner import JobRunner
@@ -89,6 +90,7 @@ class Generations:
             trace=carrier(joined(headers)),
             is_whole=self._has_sound,
         )
+        metrics.CACHE_LOOKUPS.add(cache="job", result="hit" if job.is_ended else "miss")
         if job.has_work:
             self.runner.wake()
         return job

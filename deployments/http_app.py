@@ -21,7 +21,7 @@ from deployments.access import Access, Caller
 from deployments.generation_routes import Generations, add_generation_routes
 from deployments.http_errors import check_model, error_response
 from deployments.keeping import keep_for
-from deployments.middleware import RequestEnvelope, request_id
+from deployments.middleware import RequestCount, RequestEnvelope, request_id, told
 from deployments.schemas import (
     ErrorBody,
     Health,
@@ -119,6 +119,7 @@ def create_app(
             ],
             expose_headers=["X-Bark-Id", "X-Bark-Seed", "X-Request-Id", "Server-Timing"],
         )
+    app.add_middleware(RequestCount)
     app.state.access = access
     _add_error_handlers(app)
 
@@ -144,6 +145,7 @@ def create_app(
                 at_end=partial(keep_for, who.id) if body.store else None,
                 request_id=request_id(request),
                 owner=who.name,
+                way="http",
             )
             answer = await speak(generation, body, request_id(request), held)
             if hasattr(answer, "body_iterator"):
@@ -197,6 +199,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(BarkError)
     async def ours(request: Request, error: BarkError) -> JSONResponse:
+        told(request, error.code)
         return error_response(error, request_id(request))
 
     @app.exception_handler(RequestValidationError)
@@ -205,12 +208,14 @@ def _add_error_handlers(app: FastAPI) -> None:
             f"{'.'.join(str(step) for step in item['loc'][1:]) or 'body'}: {item['msg']}"
             for item in error.errors()
         ]
+        told(request, InvalidRequest.code)
         return error_response(InvalidRequest("; ".join(parts)), request_id(request))
 
     @app.exception_handler(HTTPException)
     async def of_starlette(request: Request, error: HTTPException) -> JSONResponse:
         codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
         code = codes.get(error.status_code, "bad_request")
+        told(request, code)
         detail = {
             "message": str(error.detail),
             "type": "invalid_request_error",

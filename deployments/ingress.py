@@ -11,13 +11,17 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from deployments import metrics
 from deployments.access import Access
 from deployments.builtin_errors import builtins_raised, raises_builtins
 from deployments.config import APP_NAME, INGRESS, AppConfig
+from deployments.front_meter import FrontMeter
 from deployments.generation_routes import Generations
 from deployments.http_app import create_app
 from deployments.keeping import label_of
 from deployments.logs import set_up_logs
+from deployments.meters import Reporter
+from deployments.ray_metrics import set_up_metrics
 from deployments.remote import RemoteStages
 from deployments.service import Generation, Service
 from deployments.stage import this_replica
@@ -48,6 +52,7 @@ class Ingress:
     ) -> None:
         set_up_logs(config.logs, *this_replica())
         set_up_tracing(*this_replica())
+        set_up_metrics(metrics.OF_THE_INGRESS)
         self._handles = {"semantic": semantic, "coarse": coarse, "fine": fine, "codec": codec}
         model = config.model
         checkpoint = open_checkpoint(locate(model.name, revision=model.revision))
@@ -61,12 +66,13 @@ class Ingress:
         self.service = Service(
             config,
             RemoteStages(self._handles, checkpoint.spec, text),
-            voice_library(model.name, checkpoint, config.voices.folders, store.store),
+            voice_library(model.name, checkpoint, config.voices.folders, store.presets),
             model_digest=checkpoint.digest,
             store=store,
         )
         self._generations = Generations(self.service, Webhooks(config.webhooks))
         self._access = Access(config.access)
+        self._reporter = Reporter(FrontMeter(self.service, self._generations.runner).report)
 
     # ── HTTP ─────────────────────────────────────────────────────────────────────────────────────
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -202,7 +208,7 @@ class Ingress:
             given[_GIVEN] = fields["voice"]
             fields["voice"] = _GIVEN
         generation = await self.service.start(
-            fields, given, is_streamed=is_streamed, headers=headers
+            fields, given, is_streamed=is_streamed, headers=headers, way="handle"
         )
         return generation, audio_format
 

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
+from deployments import metrics
 from deployments.config import JobSection
 from deployments.keeping import find_kept, keep, keep_rendition
 from deployments.service import Generation, Service
@@ -180,18 +181,25 @@ class JobRunner:
         try:
             made_id, result = await self._leased(held, progress, self._make(held.job, progress))
         except LeaseLost:
+            metrics.JOBS.add(outcome="lost")
             raise
         except _PASSING as error:
             pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (held.job.attempts - 1))
             log.warning("%s is tried again in %.0f s: %s", held.job.id, pause_s, error.message)
             if held.job.attempts >= self._config.max_attempts:
-                await self._insist(jobs.fail, held, error.code, error.message)
+                await self._fail(held, error)
             else:
                 await self._insist(jobs.put_back, held, pause_s)
+                metrics.JOBS.add(outcome="put_back")
         except BarkError as error:
-            await self._insist(jobs.fail, held, error.code, error.message)
+            await self._fail(held, error)
         else:
             await self._insist(jobs.succeed, held, made_id, result, progress)
+            metrics.JOBS.add(outcome="succeeded")
+
+    async def _fail(self, held: Held, error: BarkError) -> None:
+        await self._insist(self._jobs.fail, held, error.code, error.message)
+        metrics.JOBS.add(outcome="failed")
 
     async def _leased(self, held: Held, progress: dict[str, int], work: Awaitable[_T]) -> _T:
         """Await work, renewing the lease meanwhile; cancel it if the job is ours no longer."""
@@ -239,8 +247,11 @@ class JobRunner:
                 at_end=keep_all,
                 request_id=job.id,
                 owner=job.owner_name,
+                way="job",
             )
-            if await find_kept(generation.id, self._access, *form) is not None:
+            there = await find_kept(generation.id, self._access, *form) is not None
+            metrics.CACHE_LOOKUPS.add(cache="generation", result="hit" if there else "miss")
+            if there:
                 await self._hold(generation.id, job)  # and look again: it may have gone meanwhile
                 if (made := await find_kept(generation.id, self._access, *form)) is not None:
                     return generation.id, _result(*made)

@@ -1,4 +1,4 @@
-"""Around every request: its id, and a bound on its body. Plain ASGI: streams stay streams."""
+"""Around every request: its id, a bound on its body, its count. Plain ASGI: streams stay so."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments import metrics
 from deployments.http_errors import BodyTooLarge, error_response
 
 _SOUND_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
@@ -18,6 +19,34 @@ _SOUND_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 def request_id(request: Request) -> str:
     """Return the id of the request that is being answered."""
     return str(request.scope.get("bark.request_id", ""))
+
+
+def told(request: Request, code: str) -> None:
+    """Let a request be counted under the code of the error that it is answered with."""
+    request.scope["bark.code"] = code
+
+
+class RequestCount:
+    """Count every request under its route and the code that it ended with."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        ended: BaseException | None = None
+        try:
+            await self._app(scope, receive, send)
+        except BaseException as error:
+            ended = error
+            raise
+        finally:
+            # a path that is no route's may be anything
+            route = getattr(scope.get("route"), "path", "none")
+            code = scope.get("bark.code") or metrics.code_of(ended)
+            metrics.REQUESTS.add(route=route, code=code)
 
 
 class RequestEnvelope:
@@ -62,4 +91,5 @@ class RequestEnvelope:
 
     async def _refuse(self, number: str, scope: Scope, receive: Receive, send: Send) -> None:
         error = BodyTooLarge(f"the body is longer than {self._max:,} bytes")
+        scope["bark.code"] = error.code
         await error_response(error, number)(scope, receive, send)

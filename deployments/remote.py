@@ -17,6 +17,7 @@ from ray.exceptions import RayActorError, RayError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
+from deployments import metrics
 from deployments.builtin_errors import from_builtin
 from deployments.wire import Wire, pack_call, unpack_report
 from pipeline.errors import (
@@ -133,10 +134,12 @@ class RemoteStages:
                 if deaths > MAX_REPEATS:
                     raise EngineFailed(f"the {stage} stage died {deaths} times") from error
                 log.warning("a replica of %s died with a call; making it again", stage)
+                metrics.RETRIES.add(stage=stage, reason="replica_died")
                 request["trace"] = failed_attempt(stage, deaths, error)
             except ModelChanged:
                 if time.monotonic() - began > _SAME_MODEL_FOR_S:
                     raise
+                metrics.RETRIES.add(stage=stage, reason="model_changed")
                 await asyncio.sleep(_PAUSE_S)
 
     async def _in_time(self, stage: str, request: Wire, call: Call) -> Wire:

@@ -13,7 +13,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
+from deployments import metrics
 from deployments.admission import Admission
 from deployments.config import AppConfig
 from deployments.provenance import Provenance
@@ -74,6 +75,7 @@ class Generation:
     at_end: AtEnd | None = None
     request_id: str = ""
     owner: str | None = None
+    way: str = ""
     num_segments: int = 0
     done: list[SegmentResult] = field(default_factory=list)
     first_audio_s: float = 0.0
@@ -113,13 +115,11 @@ class Generation:
             request_span(self.context, **self._attributes()) as (span, context),
             self._remembered(span),
         ):
-            async with self.service.admission.admit(self.deadline_s):
+            async with self._admitted():
                 running = self._synthesize(context)
                 try:
                     async for segment in running:
-                        self.done.append(segment)
-                        self.total_s = time.monotonic() - self.began_s
-                        self.first_audio_s = self.first_audio_s or self.total_s
+                        self._take(segment)
                         yield segment
                 finally:
                     await running.aclose()  # cancels what is still in flight
@@ -128,6 +128,31 @@ class Generation:
                     await self.at_end(self)
             span.set_attributes(self._found())
 
+    @asynccontextmanager
+    async def _admitted(self) -> AsyncGenerator[None]:
+        asked_s = time.monotonic()
+        async with self.service.admission.admit(self.deadline_s):
+            metrics.QUEUE_SECONDS.observe(time.monotonic() - asked_s, stage="front")
+            yield
+
+    def _take(self, segment: SegmentResult) -> None:
+        """Keep a segment that is made, and count it."""
+        self.done.append(segment)
+        self.total_s = time.monotonic() - self.began_s
+        if not self.first_audio_s:
+            self.first_audio_s = self.total_s
+            metrics.FIRST_AUDIO_SECONDS.observe(self.total_s, way=self.way)
+        metrics.AUDIO_SECONDS.add(segment.sound.duration_s, way=self.way)
+        for report in segment.reports:
+            metrics.QUEUE_SECONDS.observe(max(0.0, report.queue_s), stage=report.stage)
+
+    def _count(self, outcome: str) -> None:
+        metrics.GENERATIONS.add(way=self.way, code=outcome)
+        if outcome == "ok":
+            made_s = sum(segment.sound.duration_s for segment in self.done)
+            metrics.GENERATION_SECONDS.observe(self.total_s, way=self.way)
+            metrics.REAL_TIME_FACTOR.observe(self.total_s / made_s, way=self.way)
+
     @contextmanager
     def _remembered(self, span: Span) -> Iterator[None]:
         """Keep where the time went, however it ends."""
@@ -135,9 +160,10 @@ class Generation:
         try:
             yield
         except BaseException as error:
-            outcome = getattr(error, "code", "cancelled")
+            outcome = metrics.code_of(error)
             raise
         finally:
+            self._count(outcome)
             known = span.get_span_context()
             trace_id = f"{known.trace_id:032x}" if known.is_valid else ""
             made_id = self.id if self.done else ""
@@ -271,6 +297,7 @@ class Service:
         at_end: AtEnd | None = None,
         request_id: str = "",
         owner: str | None = None,
+        way: str | None = None,
     ) -> Generation:
         """Check a request; nothing runs yet.
 
@@ -281,24 +308,18 @@ class Service:
             headers: W3C trace context of the caller, where there is one.
             at_end: what is done with the generation when all of it is made.
             request_id: by which its caller knows it. owner: the name of the caller's key.
+            way: in which it came, for the metrics; None: nothing is counted, it is only checked.
 
         Raises:
             InvalidRequest, InvalidVoice, VoiceNotFound.
         """
         began = time.monotonic()
-        request = SynthesisRequest.parse(fields)
-        request.coarse.for_model(self.stages.spec.coarse)
-        limits = self.config.admission
-        if sum(len(turn.text) for turn in request.all_turns) > limits.max_text_chars:
-            raise TextTooLong(f"the text is longer than {limits.max_text_chars:,} characters")
-        timeout_s = request.timeout_s or limits.timeout_s
-        if timeout_s > limits.max_timeout_s:
-            raise InvalidRequest(f"timeout_s must be at most {limits.max_timeout_s:g}")
-        names = {name: self._real_name(name) for name in _voices_named(request)}
-        request = _renamed(request, names)
-        histories = {
-            name: await self.history(name, voices or {}) for name in _voices_named(request)
-        }
+        with _refusals_counted(way):
+            request = self._checked(fields)
+            histories = {
+                name: await self.history(name, voices or {}) for name in _voices_named(request)
+            }
+        timeout_s = request.timeout_s or self.config.admission.timeout_s
         seed = request.seed if request.seed is not None else secrets.randbelow(2**32)
         return Generation(
             self,
@@ -313,7 +334,19 @@ class Service:
             at_end,
             request_id,
             owner,
+            way or "",
         )
+
+    def _checked(self, fields: Mapping[str, Any]) -> SynthesisRequest:
+        """Return a request within the limits, its voices under their real names."""
+        request = SynthesisRequest.parse(fields)
+        request.coarse.for_model(self.stages.spec.coarse)
+        limits = self.config.admission
+        if sum(len(turn.text) for turn in request.all_turns) > limits.max_text_chars:
+            raise TextTooLong(f"the text is longer than {limits.max_text_chars:,} characters")
+        if (request.timeout_s or limits.timeout_s) > limits.max_timeout_s:
+            raise InvalidRequest(f"timeout_s must be at most {limits.max_timeout_s:g}")
+        return _renamed(request, {name: self._real_name(name) for name in _voices_named(request)})
 
     def digest(self, *request: Any) -> str:
         """Return the digest of what decides a result, as far as it is known before it is made.
@@ -350,6 +383,17 @@ class Service:
         if name in given or await asyncio.to_thread(self.voices.is_at_hand, name):
             return await asyncio.to_thread(read)
         return await self.store.run(read)  # may ask a bucket
+
+
+@contextmanager
+def _refusals_counted(way: str | None) -> Iterator[None]:
+    """Count what was never begun, too."""
+    try:
+        yield
+    except BaseException as error:
+        if way is not None:
+            metrics.GENERATIONS.add(way=way, code=metrics.code_of(error))
+        raise
 
 
 def _voices_named(request: SynthesisRequest) -> list[str]:

@@ -10,8 +10,11 @@ from typing import Any, ClassVar
 import ray
 from ray import serve
 
+from deployments import metrics
 from deployments.config import AppConfig
 from deployments.logs import set_up_logs
+from deployments.meters import EngineMeter, Reporter
+from deployments.ray_metrics import set_up_metrics
 from deployments.tracing import set_up_tracing
 from deployments.wire import Wire
 from pipeline.engine.runner import Device
@@ -39,6 +42,8 @@ class StageReplica(ABC):
     def __init__(self, config: AppConfig) -> None:
         set_up_logs(config.logs, *this_replica())
         set_up_tracing(*this_replica())
+        stage = this_replica()[0].removesuffix("Stage").lower()
+        set_up_metrics(metrics.OF_A_STAGE, stage=stage)
         model = config.model
         self._stuck_after_s = config.engine.stuck_after_s
         self.checkpoint = open_checkpoint(locate(model.name, revision=model.revision))
@@ -52,6 +57,8 @@ class StageReplica(ABC):
         self.device_class = place.device_class
         self.worker = self.open(place)
         self.num_calls = 0
+        has_slots = None if self.slots is None else slots
+        self._reporter = Reporter(EngineMeter(stage, self.worker.engine, has_slots).report)
 
     @abstractmethod
     def open(self, place: Placement) -> Worker[Any]:
@@ -127,8 +134,9 @@ class StageReplica(ABC):
 
     def close(self) -> None:
         self.worker.close()
+        self._reporter.close()
 
     def __del__(self) -> None:
-        worker = getattr(self, "worker", None)
-        if worker is not None:
-            worker.close()
+        for part in ("worker", "_reporter"):  # those that it came to have
+            if part in self.__dict__:
+                self.__dict__[part].close()

@@ -12,9 +12,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 from deployments.config import AppConfig
+from deployments.measured_store import MeasuredStore
 from pipeline.generations import Generations
 from pipeline.jobs import Jobs
 from pipeline.store import Store, open_store
+from pipeline.store.local import LocalStore
 from pipeline.stored_voices import Voices
 
 _T = TypeVar("_T")
@@ -25,13 +27,20 @@ class StoreAccess:
     """One store, and the three kinds of things that lie in it."""
 
     def __init__(self, config: AppConfig, store: Store | None = None) -> None:
-        self.store = open_store(config.store.location) if store is None else store
+        plain = open_store(config.store.location) if store is None else store
+        self.store = MeasuredStore(plain)
         self.generations, self.voices = Generations(self.store), Voices(self.store)
         jobs = config.jobs
         self.jobs = Jobs(
             self.store, lease_s=jobs.lease_s, keep_s=jobs.keep_s, max_attempts=jobs.max_attempts
         )
         self._pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="store")
+
+    @property
+    def presets(self) -> Store:
+        """Where voice presets are read from: a folder is looked into, a bucket is asked."""
+        plain = self.store.plain
+        return plain if isinstance(plain, LocalStore) else self.store
 
     async def run(self, act: Callable[..., _T], *arguments: Any, **more: Any) -> _T:
         """Run a call of the store and await its result."""

@@ -141,6 +141,7 @@ class VoiceLibrary:
         self._max_cached = max_cached
         self._cache: OrderedDict[tuple[object, ...], HistoryPrompt] = OrderedDict()
         self._lock = threading.Lock()
+        self.num_hits = self.num_misses = 0  # of presets looked for in memory
 
     def names(self) -> list[str]:
         """Return every name that `get` knows, sorted.
@@ -230,6 +231,9 @@ class VoiceLibrary:
         with self._lock:
             if key in self._cache:
                 self._cache.move_to_end(key)
+                self.num_hits += 1
+            else:
+                self.num_misses += 1
             return self._cache.get(key)
 
     def _keep(self, key: tuple[object, ...], prompt: HistoryPrompt) -> None:

@@ -6,14 +6,17 @@ import hashlib
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import httpx
 import numpy as np
 import pytest
 import soundfile
+from cluster import eventually
 from local_app import LocalApp
 from openai import NotFoundError, OpenAI, UnprocessableEntityError
 
+from deployments import metrics
 from pipeline.bark import Bark
 from pipeline.voice_files import save_voice
 
@@ -282,3 +285,48 @@ def test_no_request_gets_a_5xx_or_an_answer_that_is_not_documented(url, tmp_path
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "generated" in done.stdout
+
+
+def test_every_answer_is_counted_under_its_route_and_code_by_a_sink_that_fails(url, serve):
+    told = []
+
+    def broken(metric, value, labels):
+        told.append((metric.name, dict(labels)))
+        raise OSError("no agent")
+
+    def of(metric, label):
+        return [(labels[label], labels["code"]) for name, labels in told if name == metric.name]
+
+    small = serve(admission={"max_body_bytes": 2000})
+    body = {"model": "nano", "input": "Hello.", "response_format": "pcm"}
+    speech = f"{url}/v1/audio/speech"
+    metrics.send_to(broken)
+    try:
+        assert httpx.post(speech, json=body, timeout=60).status_code == 200
+        assert httpx.post(speech, json={**body, "voice": "nobody"}).status_code == 404
+        assert httpx.post(speech, json={**body, "speed": 9}).status_code == 422
+        assert httpx.get(speech).status_code == 405
+        assert httpx.get(f"{url}/anything/at/all").status_code == 404
+        long = f"{small}/v1/audio/speech"
+        assert httpx.post(long, json={**body, "input": "a" * 3000}).status_code == 413
+        late = {**body, "input": LONG * 12, "timeout_s": 2.0}
+        with suppress(httpx.RemoteProtocolError):  # after the first byte, unless this is busy
+            assert httpx.post(speech, json=late, timeout=60).status_code == 504
+        assert httpx.get(f"{url}/v1/generations/{'0' * 64}").status_code == 404
+        spoken = "/v1/audio/speech"
+        wanted = [
+            (spoken, "ok"),
+            (spoken, "voice_not_found"),
+            (spoken, "invalid_request"),
+            (spoken, "method_not_allowed"),
+            ("none", "not_found"),
+            ("none", "body_too_large"),
+            (spoken, "deadline_exceeded"),
+            ("/v1/generations/{id}", "generation_not_found"),
+        ]
+        # an answer is counted when all of it is sent, which its reader may have noticed before
+        eventually(lambda: sorted(of(metrics.REQUESTS, "route")) == sorted(wanted))
+    finally:
+        metrics.send_to(None)
+    ends = [end for way, end in of(metrics.GENERATIONS, "way") if way == "http"]
+    assert ends == ["ok", "voice_not_found", "deadline_exceeded"]
