@@ -53,6 +53,10 @@ def up(
     ] = None,
     num_cpus: Annotated[int | None, typer.Option(min=1, help="Of the cluster started.")] = None,
     num_gpus: Annotated[int | None, typer.Option(min=0, help="Likewise.")] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Likewise: for Prometheus; by default a free one."),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Only check the file.")] = False,
 ) -> None:
     from deployments.access import Access
@@ -81,7 +85,7 @@ def up(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with console.status("starting Ray") as status:
-        cluster = Cluster(address, num_cpus, num_gpus)
+        cluster = Cluster(address, num_cpus, num_gpus, metrics_port)
         try:
             cluster.deploy(schema)
             url = f"http://{_reachable(schema.http_options.host)}:{schema.http_options.port}"
@@ -91,7 +95,7 @@ def up(
             cluster.close()
             raise
     if not stop.is_set():
-        _greet(url, app_config.model.name)
+        _greet(url, app_config.model.name, cluster.metrics_urls)
         stop.wait()
     console.print("draining: what was admitted is finished; Ctrl-C again to stop at once")
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -105,7 +109,13 @@ up.__doc__ = EXAMPLES
 class Cluster:
     """Ray with Serve on it, started here or elsewhere; only what was started here is stopped."""
 
-    def __init__(self, address: str | None, num_cpus: int | None, num_gpus: int | None) -> None:
+    def __init__(
+        self,
+        address: str | None,
+        num_cpus: int | None,
+        num_gpus: int | None,
+        metrics_port: int | None = None,
+    ) -> None:
         try:
             import ray
         except ImportError:
@@ -122,10 +132,22 @@ class Cluster:
                 num_cpus=num_cpus,
                 num_gpus=num_gpus,
                 include_dashboard=False,
+                _metrics_export_port=metrics_port,
                 **quiet,
             )
         else:
             ray.init(address=address, **quiet)
+
+    @property
+    def metrics_urls(self) -> list[str]:
+        """Where Prometheus finds the metrics: every node has those of what runs on it."""
+        import ray
+
+        return [
+            f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+            for node in ray.nodes()  # type: ignore[no-untyped-call]
+            if node["Alive"]
+        ]
 
     def deploy(self, schema: Any) -> None:
         """Hand the file to Serve, as `serve run FILE` does."""
@@ -209,11 +231,13 @@ def _reachable(host: str) -> str:
     return "127.0.0.1" if host in ("0.0.0.0", "::") else host
 
 
-def _greet(url: str, model: str) -> None:
+def _greet(url: str, model: str, metrics_urls: list[str]) -> None:
     body = json.dumps({"model": model, "input": "Hello, I am a small Bark.", "voice": "default"})
     print(f"ready: {url}", flush=True)
     print(
         f"  curl {url}/v1/audio/speech -H 'Content-Type: application/json' \\\n"
         f"    -d '{body}' -o hello.mp3\n  {url}/docs",
+        *(f"\n  {address} (for Prometheus)" for address in metrics_urls),
+        sep="",
         flush=True,
     )

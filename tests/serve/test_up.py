@@ -32,12 +32,15 @@ def start(*words, **options) -> subprocess.Popen:
 
 
 def test_ctrl_c_drains_what_was_admitted_and_leaves_nothing():
-    port = free_port()
-    process = start("--port", port, "--num-cpus", 8)
+    port, metrics_port = free_port(), free_port()
+    process = start("--port", port, "--num-cpus", 8, "--metrics-port", metrics_port)
     try:
-        greeting = [process.stdout.readline() for _ in range(4)]
+        greeting = [process.stdout.readline() for _ in range(5)]
         assert greeting[0] == f"ready: http://127.0.0.1:{port}\n"
         assert "curl" in greeting[1]
+        for_prometheus = greeting[4].split()[0]
+        assert for_prometheus.endswith(f":{metrics_port}/metrics")
+        assert "\nray_" in httpx.get(for_prometheus, timeout=60).text
         answers = []
         body = {"model": "nano", "input": TEXT, "seed": 1, "response_format": "pcm"}
 
