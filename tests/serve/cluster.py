@@ -66,6 +66,15 @@ class Served:
         for _ in self._cluster.until_ready(self.url, threading.Event()):
             pass
 
+    @property
+    def metrics_urls(self) -> list[str]:
+        return self._cluster.metrics_urls
+
+    @property
+    def data(self) -> Path:
+        """The folder that is the store."""
+        return Path(self._data.name)
+
     def handle(self, name: str = "Ingress") -> Any:
         from ray import serve
 
