@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import signal
 import threading
 import time
@@ -19,7 +17,7 @@ import typer
 from rich.console import Console
 
 from deployments.config import StoreSection
-from pipeline.engine.native_gpt import default_num_threads
+from deployments.ray_cluster import connect
 from pipeline.errors import EngineFailed
 from pipeline.models.locate import locate
 
@@ -116,27 +114,9 @@ class Cluster:
         num_gpus: int | None,
         metrics_port: int | None = None,
     ) -> None:
-        try:
-            import ray
-        except ImportError:
-            raise EngineFailed("Ray is not installed: pip install 'bark-serve[serve]'") from None
-
-        self._is_ours = address is None
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-        if self._is_ours:
-            # Ray would give a replica that asks for a third of a core one thread; here the stages
-            # take turns, and each may have all cores while it works.
-            os.environ.setdefault("OMP_NUM_THREADS", str(default_num_threads()))
-            ray.init(  # "local": not one that happens to run here already
-                address="local",
-                num_cpus=num_cpus,
-                num_gpus=num_gpus,
-                include_dashboard=False,
-                _metrics_export_port=metrics_port,
-                **quiet,
-            )
-        else:
-            ray.init(address=address, **quiet)
+        self._is_ours = connect(
+            address, num_cpus, num_gpus, _metrics_export_port=metrics_port
+        )
 
     @property
     def metrics_urls(self) -> list[str]:
