@@ -13,6 +13,8 @@ import os
 
 from opentelemetry import trace
 
+from pipeline.telemetry import chosen_ids
+
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
@@ -30,13 +32,25 @@ def set_up_tracing(deployment: str, replica: str) -> bool:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+
+    class Ids(RandomIdGenerator):
+        """Random, but for spans whose ids were given out before."""
+
+        def generate_trace_id(self) -> int:
+            plan = chosen_ids()
+            return super().generate_trace_id() if plan is None else plan.trace_id
+
+        def generate_span_id(self) -> int:
+            plan = chosen_ids()
+            return super().generate_span_id() if plan is None else plan.span_id
 
     provider = trace.get_tracer_provider()
     if not isinstance(provider, TracerProvider):  # Serve's own tracing may have made one
         family = os.environ.get("OTEL_SERVICE_NAME", "bark")
         name = f"{family}.{deployment.removesuffix('Stage').lower()}"
         resource = {"service.name": name, "bark.replica": replica}
-        provider = TracerProvider(resource=Resource.create(resource))
+        provider = TracerProvider(resource=Resource.create(resource), id_generator=Ids())
         trace.set_tracer_provider(provider)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return True

@@ -184,7 +184,7 @@ async def synthesize(
 async def _segment_in_trace(
     context: Context | None, segment: Segment, *arguments: Any
 ) -> SegmentResult:
-    with spanned(SEGMENT, context) as span:
+    with spanned(SEGMENT, context, segment.index) as span:
         span.set_attribute("bark.segment", segment.index)
         result = await _segment(segment, *arguments)
         span.set_attributes({FINISH: result.finish_reason, AUDIO_S: result.sound.duration_s})

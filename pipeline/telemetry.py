@@ -14,6 +14,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from opentelemetry import context as otel_context
@@ -79,10 +81,63 @@ def joined(headers: Mapping[str, str] | None) -> Context:
     return _W3C.extract(dict(headers or {}), otel_context.get_current())
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A span that has children in other processes before it is recorded itself.
+
+    A row of a bulk job passes from process to process, and only the last knows how it ended; so
+    the ids are given out first, and the span is made with them at the end.
+    """
+
+    trace_id: int
+    span_id: int
+    began_ns: int
+
+
+_PLANS: Final = otel_context.create_key("bark-planned-spans")
+_chosen: ContextVar[Planned | None] = ContextVar("bark-chosen-ids", default=None)
+
+
+def plan_span(name: str, context: Context | None) -> tuple[Planned, Context]:
+    """Give out the ids of a span; returns them, and the context for its children."""
+    span = tracer().start_span(name, context)  # never ended, so never exported; sampled as usual
+    known = span.get_span_context()
+    plan = Planned(known.trace_id, known.span_id, time.time_ns())
+    return plan, trace.set_span_in_context(span, context)
+
+
+def with_plans(context: Context, plans: Mapping[tuple[str, int], Planned]) -> Context:
+    """Return a context in which spans of these names and numbers become what was planned."""
+    return otel_context.set_value(_PLANS, dict(plans), context)
+
+
+def chosen_ids() -> Planned | None:
+    """Return the ids that the span being started must have; for the SDK's id generator."""
+    return _chosen.get()
+
+
+def _start(name: str, context: Context | None, number: int = 0, **more: Any) -> Span:
+    plans: Any = otel_context.get_value(_PLANS, context) or {}
+    plan: Planned | None = plans.get((name, number))
+    if plan is None or not plan.span_id:
+        return tracer().start_span(name, context, **more)
+    token = _chosen.set(plan)
+    try:
+        return tracer().start_span(name, context, start_time=plan.began_ns, **more)
+    finally:
+        _chosen.reset(token)
+
+
 @contextmanager
-def spanned(name: str, context: Context | None = None, **more: Any) -> Iterator[Span]:
-    """Run a block in a span, which is told how the block ended."""
-    with tracer().start_as_current_span(name, context, **more) as span:
+def spanned(
+    name: str, context: Context | None = None, number: int = 0, **more: Any
+) -> Iterator[Span]:
+    """Run a block in a span, which is told how the block ended.
+
+    number: of those of this name in the request.
+    """
+    started = _start(name, context, number, **more)
+    with trace.use_span(started, end_on_exit=True) as span:
         try:
             yield span
         except asyncio.CancelledError:
@@ -97,7 +152,7 @@ def request_span(context: Context | None, **attributes: Any) -> Iterator[tuple[S
     The span is not made the current one: the block may be part of a generator, whose callers run
     in between.
     """
-    span = tracer().start_span(REQUEST, context, kind=SpanKind.SERVER, attributes=attributes)
+    span = _start(REQUEST, context, kind=SpanKind.SERVER, attributes=attributes)
     try:
         yield span, trace.set_span_in_context(span, context)
     except (asyncio.CancelledError, GeneratorExit):
