@@ -177,8 +177,43 @@ class LogSection(_Section):
     include_text: bool = False
 
 
+class PoolSection(_Section):
+    """One stage's actors in a bulk job: so many, each with this share of a node.
+
+    The stage's node label (`bark.stage`) is preferred, as by the service. On a machine's own CPU,
+    where all stages share the cores, a job that starts its own cluster has one actor a stage.
+    """
+
+    min_size: Annotated[int, Field(ge=1)] = 1
+    max_size: Annotated[int, Field(ge=1)] = 4
+    num_cpus: Annotated[float, Field(gt=0)] = 0.3
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.min_size > self.max_size:
+            raise ValueError(f"min_size {self.min_size} is above max_size {self.max_size}")
+        return self
+
+
+class BulkSection(_Section):
+    """`bark-serve bulk`: pools by stage; the application itself does not read this.
+
+    chained: for rows of several segments that continue each other, all stages in one actor.
+    max_in_flight: rows under way at once; None: four times the slots of the largest pool.
+    """
+
+    text: PoolSection = PoolSection(max_size=2)
+    semantic: PoolSection = PoolSection()
+    coarse: PoolSection = PoolSection()
+    fine: PoolSection = PoolSection()
+    codec: PoolSection = PoolSection()
+    chained: PoolSection = PoolSection()
+    max_in_flight: Annotated[int, Field(ge=1)] | None = None
+
+
 class AppConfig(_Section):
-    """Everything that `build` needs."""
+    """Everything that `build` needs, and `bark-serve bulk`."""
 
     model: ModelSection = ModelSection()
     engine: EngineSection = EngineSection()
@@ -190,3 +225,4 @@ class AppConfig(_Section):
     webhooks: WebhookSection = WebhookSection()
     logs: LogSection = LogSection()
     provenance: ProvenanceSection = ProvenanceSection()
+    bulk: BulkSection = BulkSection()

@@ -7,6 +7,7 @@ tells who made the result. `remote` gives it the stages of a cluster, tests thos
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import json
 import logging
@@ -280,6 +281,12 @@ class Service:
         self.recent = Recent()
         self.provenance = Provenance(config.provenance)
         self.admission = Admission(config.admission.max_running, config.admission.max_waiting)
+
+    def over(self, stages: ServedStages) -> Service:
+        """Return the same service over other stages."""
+        other = copy.copy(self)
+        other.stages = stages
+        return other
 
     @property
     def model_names(self) -> tuple[str, ...]:

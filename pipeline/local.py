@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ class LocalStages:
         device: Device,
         precision: Precision,
         num_slots: int,
+        num_coarse_slots: int | None = None,
         tokenizer: Path | None = None,
     ) -> None:
+        """Load all four; `num_coarse_slots` is `num_slots` where it is not given."""
         self.spec = checkpoint.spec
         self._own_tokenizer = checkpoint.tokenizer_path
         self._tokenizer = tokenizer or checkpoint.tokenizer_path
@@ -46,7 +49,8 @@ class LocalStages:
         place = Placement(device, precision, num_slots)
         self.device_class = place.device_class
         self._semantic = open_semantic(checkpoint, place)
-        self._coarse = open_coarse(checkpoint, place)
+        coarse_slots = num_slots if num_coarse_slots is None else num_coarse_slots
+        self._coarse = open_coarse(checkpoint, replace(place, num_slots=coarse_slots))
         self._fine = open_fine(checkpoint, place)
         self._codec = open_codec(checkpoint, place)
         self.semantic_runner: CausalRunner = self._semantic.runner
@@ -121,6 +125,11 @@ class LocalStages:
     def heartbeat_age_s(self) -> float:
         """Seconds since the slowest of the four threads last showed life."""
         return max(worker.engine.thread.heartbeat_age_s for worker in self._workers)
+
+    @property
+    def has_failed(self) -> bool:
+        """Say whether an engine can not go on."""
+        return any(worker.engine.thread.failure is not None for worker in self._workers)
 
     def close(self) -> None:
         """Stop the four threads; requests in flight get EngineFailed."""
