@@ -69,11 +69,14 @@ class AdmissionSection(_Section):
     """What the front takes in; whatever it takes, it finishes.
 
     max_running: requests in the stages at once, in one ingress replica. max_waiting: requests
-    beyond those that may wait; more are answered with 429 and `Retry-After`.
+    beyond those that may wait; more are answered with 429 and `Retry-After`. max_low: requests
+    of low priority (bulk rows) beside those, and their stage calls: so few that a stage's
+    `max_ongoing_requests` is never theirs alone.
     """
 
     max_running: Annotated[int, Field(ge=1)] = 64
     max_waiting: Annotated[int, Field(ge=0)] = 256
+    max_low: Annotated[int, Field(ge=1)] = 16
     timeout_s: Annotated[float, Field(gt=0)] = 600.0
     max_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
     max_text_chars: Annotated[int, Field(ge=1)] = MAX_TEXT_CHARS

@@ -28,7 +28,7 @@ from deployments.stage import this_replica
 from deployments.store_access import StoreAccess
 from deployments.tracing import set_up_tracing
 from deployments.webhooks import Webhooks
-from deployments.wire import Wire, headers_of
+from deployments.wire import Wire, headers_of, is_low
 from pipeline.errors import InvalidRequest, Overloaded
 from pipeline.models.checkpoint import open_checkpoint
 from pipeline.models.locate import locate
@@ -65,7 +65,7 @@ class Ingress:
         store = StoreAccess(config)
         self.service = Service(
             config,
-            RemoteStages(self._handles, checkpoint.spec, text),
+            RemoteStages(self._handles, checkpoint.spec, text, max_low=config.admission.max_low),
             voice_library(model.name, checkpoint, config.voices.folders, store.presets),
             model_digest=checkpoint.digest,
             store=store,
@@ -125,6 +125,7 @@ class Ingress:
     async def generate(self, request: Mapping[str, Any]) -> Wire:
         """Speak a text: `text` or `turns`, and any field of `pipeline.request.SynthesisRequest`.
 
+        `priority: low` lets all others go first.
         `voice` may be a preset's name or a mapping of its three arrays; `format` one of wav, mp3,
         … for bytes, None for float32 samples.
 
@@ -193,7 +194,11 @@ class Ingress:
 
     async def drain(self) -> None:
         """Turn new requests away, and return when the last one is answered."""
-        await asyncio.gather(self._generations.runner.drain(), self.service.admission.drain())
+        await asyncio.gather(
+            self._generations.runner.drain(),
+            self.service.admission.drain(),
+            self.service.low_admission.drain(),
+        )
 
     async def _start(
         self, request: Mapping[str, Any], *, is_streamed: bool = False
@@ -203,12 +208,19 @@ class Ingress:
         fields = dict(request)
         audio_format, headers = fields.pop("format", None), headers_of(fields)
         fields.pop("trace", None)
+        waits_for_others = is_low(fields)
+        fields.pop("priority", None)
         given = {}
         if isinstance(fields.get("voice"), Mapping):
             given[_GIVEN] = fields["voice"]
             fields["voice"] = _GIVEN
         generation = await self.service.start(
-            fields, given, is_streamed=is_streamed, headers=headers, way="handle"
+            fields,
+            given,
+            is_streamed=is_streamed,
+            headers=headers,
+            way="handle",
+            is_low=waits_for_others,
         )
         return generation, audio_format
 

@@ -55,15 +55,22 @@ _PAUSE_S: Final = 0.1
 class RemoteStages:
     """Four deployments. The text is cut by the ingress's own copy of the tokenizer.
 
-    handles: by stage, "semantic", "coarse", "fine", "codec".
+    handles: by stage, "semantic", "coarse", "fine", "codec". max_low: calls of low priority at
+    once, that others find room at a stage.
     """
 
     def __init__(
-        self, handles: Mapping[str, DeploymentHandle[Any]], spec: BarkSpec, text: TextStage
+        self,
+        handles: Mapping[str, DeploymentHandle[Any]],
+        spec: BarkSpec,
+        text: TextStage,
+        *,
+        max_low: int = 16,
     ) -> None:
         self.spec = spec
         self._handles, self._text = dict(handles), text
         self._classes: dict[str, str] = {}
+        self._low_calls = asyncio.Semaphore(max_low)
 
     @property
     def device_class(self) -> str:
@@ -120,6 +127,13 @@ class RemoteStages:
         return sound, unpack_report(found["report"])
 
     async def _call(self, stage: str, request: Wire, call: Call) -> Wire:
+        """Call a stage, in its turn if others may go first."""
+        if not call.is_low:
+            return await self._call_now(stage, request, call)
+        async with self._low_calls:
+            return await self._call_now(stage, request, call)
+
+    async def _call_now(self, stage: str, request: Wire, call: Call) -> Wire:
         """Call a stage; again if its replica dies, or has another model and others may not."""
         deaths, began = 0, time.monotonic()
         while True:

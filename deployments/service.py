@@ -62,6 +62,7 @@ class Generation:
 
     id, num_segments: known from the first segment on; only then is it certain which model speaks.
     context: of the caller's trace. at_end: done when all segments are there, as a part of it.
+    is_low: all others go first.
     """
 
     service: Service
@@ -77,6 +78,7 @@ class Generation:
     request_id: str = ""
     owner: str | None = None
     way: str = ""
+    is_low: bool = False
     num_segments: int = 0
     done: list[SegmentResult] = field(default_factory=list)
     first_audio_s: float = 0.0
@@ -131,8 +133,9 @@ class Generation:
 
     @asynccontextmanager
     async def _admitted(self) -> AsyncGenerator[None]:
-        asked_s = time.monotonic()
-        async with self.service.admission.admit(self.deadline_s):
+        service, asked_s = self.service, time.monotonic()
+        admission = service.low_admission if self.is_low else service.admission
+        async with admission.admit(self.deadline_s):
             metrics.QUEUE_SECONDS.observe(time.monotonic() - asked_s, stage="front")
             yield
 
@@ -208,6 +211,7 @@ class Generation:
             first_alone=self.is_streamed,
             context=context,
             finish=self.service.provenance.finish,
+            is_low=self.is_low,
         )
 
     def _attributes(self) -> dict[str, Any]:
@@ -280,7 +284,10 @@ class Service:
         self.model_digest = model_digest
         self.recent = Recent()
         self.provenance = Provenance(config.provenance)
-        self.admission = Admission(config.admission.max_running, config.admission.max_waiting)
+        limits = config.admission
+        self.admission = Admission(limits.max_running, limits.max_waiting)
+        # their own room: they never stand before another request
+        self.low_admission = Admission(limits.max_low, limits.max_waiting)
 
     def over(self, stages: ServedStages) -> Service:
         """Return the same service over other stages."""
@@ -305,6 +312,7 @@ class Service:
         request_id: str = "",
         owner: str | None = None,
         way: str | None = None,
+        is_low: bool = False,
     ) -> Generation:
         """Check a request; nothing runs yet.
 
@@ -316,6 +324,7 @@ class Service:
             at_end: what is done with the generation when all of it is made.
             request_id: by which its caller knows it. owner: the name of the caller's key.
             way: in which it came, for the metrics; None: nothing is counted, it is only checked.
+            is_low: it waits for all others, and is given the longest time there is.
 
         Raises:
             InvalidRequest, InvalidVoice, VoiceNotFound.
@@ -326,7 +335,7 @@ class Service:
             histories = {
                 name: await self.history(name, voices or {}) for name in _voices_named(request)
             }
-        timeout_s = request.timeout_s or self.config.admission.timeout_s
+        timeout_s = request.timeout_s or self._usual_timeout_s(is_low)
         seed = request.seed if request.seed is not None else secrets.randbelow(2**32)
         return Generation(
             self,
@@ -342,7 +351,12 @@ class Service:
             request_id,
             owner,
             way or "",
+            is_low,
         )
+
+    def _usual_timeout_s(self, is_low: bool) -> float:
+        limits = self.config.admission
+        return limits.max_timeout_s if is_low else limits.timeout_s
 
     def _checked(self, fields: Mapping[str, Any]) -> SynthesisRequest:
         """Return a request within the limits, its voices under their real names."""

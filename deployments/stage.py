@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from deployments.meters import EngineMeter, Reporter
 from deployments.ray_metrics import set_up_metrics
 from deployments.tracing import set_up_tracing
 from deployments.wire import Wire
+from pipeline.engine.precedence import Precedence
 from pipeline.engine.runner import Device
 from pipeline.errors import ModelChanged
 from pipeline.models.checkpoint import open_checkpoint
@@ -53,7 +55,8 @@ class StageReplica(ABC):
             model.name, self.checkpoint, config.voices.folders, open_store(config.store.location)
         )
         slots = 8 if self.slots is None else int(getattr(config.engine, self.slots))
-        place = Placement(Device(model.device, model.backend), model.precision, slots)
+        device = Device(model.device, model.backend)
+        place = Placement(device, model.precision, slots, precedence=Precedence(_name_of(device)))
         self.device_class = place.device_class
         self.worker = self.open(place)
         self.num_calls = 0
@@ -140,3 +143,11 @@ class StageReplica(ABC):
         for part in ("worker", "_reporter"):  # those that it came to have
             if part in self.__dict__:
                 self.__dict__[part].close()
+
+
+def _name_of(device: Device) -> str:
+    """Return what processes on one device agree on: all of a node's CPU, or the same GPUs."""
+    if device.torch.type == "cpu":
+        return "cpu"
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace(",", "-")
+    return re.sub(r"[^A-Za-z0-9-]", "_", f"cuda-{seen}-{device.torch.index or 0}")

@@ -11,6 +11,7 @@ call of a stage is one dict:
 | `settings` | of this stage, as in `pipeline.request` |
 | `deadline_unix_s` | when nobody waits for the result any longer |
 | `model_digest` | the model that the tokens belong to; None: any |
+| `priority` | `low`: it may wait for all others; None: it may not |
 | `trace` | W3C trace context: `{"traceparent": …, "tracestate": …}`, or None |
 """
 
@@ -32,8 +33,12 @@ from pipeline.stages.decoding import Call
 from pipeline.telemetry import carrier
 
 Wire = dict[str, Any]
+LOW = "low"
 
-_KEYS = {"voice", "seed", "segment", "settings", "deadline_unix_s", "model_digest", "trace"}
+_KEYS = {
+    *("voice", "seed", "segment", "settings", "deadline_unix_s", "model_digest", "priority"),
+    "trace",
+}
 
 
 def pack_call(
@@ -53,6 +58,7 @@ def pack_call(
         "settings": None if settings is None else settings.model_dump(),
         "deadline_unix_s": deadline,
         "model_digest": model_digest,
+        "priority": LOW if call.is_low else None,
         "trace": carrier(),
     }
 
@@ -73,7 +79,7 @@ def check_keys(request: Mapping[str, Any], *payload: str) -> None:
 
 
 def unpack_call(request: Mapping[str, Any]) -> Call:
-    """Return seed, segment and deadline of a call.
+    """Return seed, segment, deadline and priority of a call.
 
     Raises:
         InvalidRequest: no such numbers.
@@ -86,7 +92,19 @@ def unpack_call(request: Mapping[str, Any]) -> Call:
         numbers[key] = int(value)
     unix_s = request.get("deadline_unix_s")
     deadline = None if unix_s is None else time.monotonic() + float(unix_s) - time.time()
-    return Call(numbers["seed"], numbers["segment"], deadline)
+    return Call(numbers["seed"], numbers["segment"], deadline, is_low=is_low(request))
+
+
+def is_low(request: Mapping[str, Any]) -> bool:
+    """Say whether a request may wait for all others.
+
+    Raises:
+        InvalidRequest: no such priority.
+    """
+    given = request.get("priority")
+    if given not in (None, LOW):
+        raise InvalidRequest(f"priority is {LOW!r}, or is left out; not {given!r}")
+    return given == LOW
 
 
 def headers_of(request: Mapping[str, Any]) -> dict[str, str]:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -107,6 +107,7 @@ async def synthesize(
     first_alone: bool = False,
     context: Context | None = None,
     finish: Finish | None = None,
+    is_low: bool = False,
 ) -> AsyncGenerator[SegmentResult]:
     """Turn a request into sound, segment by segment, in order.
 
@@ -117,6 +118,7 @@ async def synthesize(
         first_alone: begin with the others when the first is done, for listeners who wait for it:
             a batch of all is faster for the whole, and slower for each.
         context: of the trace that the segments are a part of; None: the one they find.
+        is_low: others go first, in every stage.
         finish: changes each segment's sound, not its length; on a thread of its own.
 
     Raises:
@@ -148,7 +150,7 @@ async def synthesize(
                 history,
                 request,
                 stages,
-                Call(seed, index, deadline_s),
+                Call(seed, index, deadline_s, is_low=is_low),
                 progress,
                 finish,
             )
@@ -206,11 +208,8 @@ async def _segment(
     def at(stage: str) -> Call:
         if progress is None:
             return call
-        return Call(
-            call.seed,
-            call.segment,
-            call.deadline_s,
-            lambda done, total: progress(stage, call.segment, done, total),
+        return replace(
+            call, on_progress=lambda done, total: progress(stage, call.segment, done, total)
         )
 
     while True:

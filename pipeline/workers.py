@@ -12,6 +12,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from pipeline.engine.async_engine import AsyncEngine, AsyncTurnTaker
 from pipeline.engine.engine import Engine
+from pipeline.engine.precedence import Precedence
 from pipeline.engine.runner import CausalRunner, Device, FineRunner
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.encodec import CodecDecoder
@@ -33,13 +34,15 @@ class Placement:
     """Where and how a stage runs.
 
     num_slots: sequences at once, of the autoregressive stages. max_waiting: sequences beyond
-    those that may wait; None is any number.
+    those that may wait; None is any number. precedence: where calls of low priority are to wait
+    for those of other processes, too.
     """
 
     device: Device
     precision: Precision = "fp32"
     num_slots: int = 8
     max_waiting: int | None = None
+    precedence: Precedence | None = None
 
     @property
     def device_class(self) -> str:
@@ -80,7 +83,9 @@ def open_semantic(checkpoint: Checkpoint, place: Placement) -> Worker[SemanticSt
         max_positions=spec.gpt.block_size,
         head_range=(0, spec.eos_id + 1),
     )
-    engine = AsyncEngine(Engine(runner), name="semantic", max_waiting=place.max_waiting)
+    engine = AsyncEngine(
+        Engine(runner, place.precedence), name="semantic", max_waiting=place.max_waiting
+    )
     return Worker(SemanticStage(engine, spec), runner, engine)
 
 
@@ -99,7 +104,9 @@ def open_coarse(checkpoint: Checkpoint, place: Placement) -> Worker[CoarseStage]
             spec.codebook_range(spec.coarse.num_codebooks - 1)[1],
         ),
     )
-    engine = AsyncEngine(Engine(runner), name="coarse", max_waiting=place.max_waiting)
+    engine = AsyncEngine(
+        Engine(runner, place.precedence), name="coarse", max_waiting=place.max_waiting
+    )
     return Worker(CoarseStage(engine, spec), runner, engine)
 
 
@@ -116,7 +123,7 @@ def open_fine(checkpoint: Checkpoint, place: Placement) -> Worker[FineStage]:
         codebook_size=spec.codebook_size,
         window=spec.fine.window,
     )
-    turns = AsyncTurnTaker(name="fine")
+    turns = AsyncTurnTaker(name="fine", precedence=place.precedence)
     return Worker(FineStage(runner, turns, spec), runner, turns)
 
 
@@ -130,5 +137,5 @@ def open_codec(checkpoint: Checkpoint, place: Placement) -> Worker[CodecStage]:
         place.device.torch,
         CODEC_THREADS if place.device.backend == "native" else None,
     )
-    turns = AsyncTurnTaker(name="codec")
+    turns = AsyncTurnTaker(name="codec", precedence=place.precedence)
     return Worker(CodecStage(decoder, turns, place.device), decoder, turns)

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from pipeline.engine.counters import Counters, Outcome
 from pipeline.engine.engine import Engine
+from pipeline.engine.precedence import ASK_AGAIN_S, Precedence
 from pipeline.engine.sequence import Sequence
 from pipeline.errors import BarkError, Cancelled, DeadlineExceeded, EngineFailed, Overloaded
 
@@ -28,6 +29,8 @@ class _Work(Protocol):
 
     @property
     def has_work(self) -> bool: ...
+    @property
+    def waits(self) -> bool: ...
     def step(self) -> None: ...
     def fail_all(self, error: BarkError) -> None: ...
 
@@ -76,7 +79,7 @@ class DeviceThread:
             with self._wake:
                 while not (self._inbox or self._work.has_work or self.is_closing):
                     self._beat_s = time.monotonic()
-                    self._wake.wait(timeout=1.0)
+                    self._wake.wait(timeout=ASK_AGAIN_S if self._work.waits else 1.0)
                 arrived, self._inbox = self._inbox, deque()
                 closing = self.is_closing
             for add in arrived:
@@ -84,6 +87,8 @@ class DeviceThread:
             if closing:
                 self._work.fail_all(EngineFailed("The engine was closed before this was done."))
                 return
+            if not self._work.has_work:
+                continue  # what arrived has to wait for other processes, or was given up
             try:
                 self._work.step()
             except (
@@ -191,6 +196,7 @@ class Job:
     is_cancelled: bool = False
     device_s: float = 0.0
     size: int = 0
+    is_low: bool = False  # it waits while there are others
     wasted_steps: int = 0  # that it had, or had begun, when it was given up
 
     def cancel(self) -> None:
@@ -204,27 +210,54 @@ class Job:
 class TurnTaker:
     """Runs jobs round robin, one device step of each in turn."""
 
-    def __init__(self) -> None:
+    def __init__(self, precedence: Precedence | None = None) -> None:
         self.jobs: deque[Job] = deque()
+        self._precedence = precedence
         self.steps = self.most_wasted_steps = 0
         self.busy_s = 0.0  # how long the device worked: the sum over all jobs
         self.counters = Counters()
 
     @property
+    def has_other(self) -> bool:
+        """Say whether there is work that is not of low priority."""
+        return not all(job.is_low for job in self.jobs)
+
+    @property
     def has_work(self) -> bool:
-        return bool(self.jobs)
+        """Say whether a step would do something: work of low priority may have to wait."""
+        if not self.jobs or self._precedence is None or self.has_other:
+            return bool(self.jobs)
+        return self._precedence.low_may_run()
+
+    @property
+    def waits(self) -> bool:
+        """Say whether `has_work` may become true by itself, or something is to be let go of."""
+        if self._precedence is None:
+            return False
+        if self._precedence.asks_again:
+            self._precedence.low_may_run()  # lets go, when it is time
+        return self._precedence.asks_again or bool(self.jobs)
 
     def submit(self, job: Job) -> None:
         """Queue a job, unless its caller has gone already."""
         if job.result.set_running_or_notify_cancel():
             self.jobs.append(job)
+            if self._precedence is not None and not job.is_low:
+                self._precedence.claim()
         else:
             self.counters.ended["cancelled"] += 1
 
     def step(self) -> None:
         if not self.jobs:
-            return None  # what arrived was given up before it got here
-        job = self.jobs.popleft()
+            return  # what arrived was given up before it got here
+        if self.has_other:
+            while self.jobs[0].is_low:
+                self.jobs.rotate(-1)
+        self._step(self.jobs.popleft())
+        if self._precedence is not None and not self.has_other:
+            self._precedence.yield_soon()
+
+    def _step(self, job: Job) -> None:
         if job.is_cancelled:
             return self._fail(job, Cancelled("The request was cancelled."), "cancelled")
         if job.deadline_s is not None and time.monotonic() > job.deadline_s:
@@ -267,8 +300,8 @@ class TurnTaker:
 class AsyncTurnTaker:
     """A `TurnTaker` on its own thread."""
 
-    def __init__(self, *, name: str) -> None:
-        self._turns = TurnTaker()
+    def __init__(self, *, name: str, precedence: Precedence | None = None) -> None:
+        self._turns = TurnTaker(precedence)
         self.thread = DeviceThread(self._turns, name)
 
     @property

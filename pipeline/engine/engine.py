@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine.counters import Counters, Outcome
+from pipeline.engine.precedence import Precedence
 from pipeline.engine.sampler import next_token
 from pipeline.engine.scheduler import Scheduler
 from pipeline.engine.sequence import Prompt, Sequence
@@ -47,8 +48,8 @@ class Runner(Protocol):
 class Engine:
     """Continuous batching over one runner: sequences join and leave at every step."""
 
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
+    def __init__(self, runner: Runner, precedence: Precedence | None = None) -> None:
+        self.runner, self._precedence = runner, precedence
         self.scheduler = Scheduler(runner.num_slots)
         self.steps = 0
         self.busy_s = 0.0  # how long the device worked for this engine: the sum of all shares
@@ -58,7 +59,21 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return self.scheduler.has_work
+        """Say whether a step would do something: work of low priority may have to wait."""
+        if not self.scheduler.has_work:
+            return False
+        if self._precedence is None or self.scheduler.has_other:
+            return True
+        return self._precedence.low_may_run()
+
+    @property
+    def waits(self) -> bool:
+        """Say whether `has_work` may become true by itself, or something is to be let go of."""
+        if self._precedence is None:
+            return False
+        if self._precedence.asks_again:
+            self._precedence.low_may_run()  # lets go, when it is time
+        return self._precedence.asks_again or self.scheduler.has_work
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence; its `result` completes with itself, or with a BarkError."""
@@ -68,6 +83,8 @@ class Engine:
         if sequence.result.set_running_or_notify_cancel():
             sequence.submitted_s = time.monotonic()
             self.scheduler.add(sequence)
+            if self._precedence is not None and not sequence.is_low:
+                self._precedence.claim()
         else:
             self.counters.ended["cancelled"] += 1
 
@@ -84,12 +101,14 @@ class Engine:
         elif step.decode:
             self._decode(step.decode)
         self._count_waste(step.decode if step.prefill is None else [step.prefill])
-        if not self.has_work:
+        if not self.scheduler.has_work:
             self.runner.rest()
+        if self._precedence is not None and not self.scheduler.has_other:
+            self._precedence.yield_soon()
         self.steps += 1
 
     def run_until_done(self) -> None:
-        while self.has_work:
+        while self.scheduler.has_work:
             self.step()
 
     def fail_all(self, error: BarkError) -> None:

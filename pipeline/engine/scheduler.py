@@ -38,17 +38,38 @@ class Scheduler:
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
+    @property
+    def has_low(self) -> bool:
+        """Say whether there is work of low priority."""
+        return any(s.is_low for s in (*self.waiting, *self.running.values()))
+
+    @property
+    def has_other(self) -> bool:
+        """Say whether there is work that is not of low priority."""
+        return not all(s.is_low for s in (*self.waiting, *self.running.values()))
+
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        """Queue a sequence: behind all others, but before those of low priority."""
+        if sequence.is_low:
+            self.waiting.append(sequence)
+            return
+        self.waiting.insert(sum(not s.is_low for s in self.waiting), sequence)
 
     def schedule(self, now_s: float) -> Step:
-        """Drop what was cancelled or is late, fill free slots, choose the next work."""
+        """Drop what was cancelled or is late, fill free slots, choose the next work.
+
+        Sequences of low priority do nothing while there are others, and give up their slots for
+        them, the youngest first.
+        """
         cancelled, expired = self._drop(now_s)
+        self._make_room()
         while self.waiting and self.slots.num_free:
             sequence = self.waiting.popleft()
             sequence.slot = self.slots.take()
             self.running[sequence.slot] = sequence
         in_order = sorted(self.running.values(), key=lambda s: s.id)
+        if self.has_other:
+            in_order = [s for s in in_order if not s.is_low]
         due = [s for s in in_order if s.needs_prefill]
         decode = [s for s in in_order if not s.needs_prefill]
         fresh = [s for s in due if s.id not in self._prefilled]
@@ -69,6 +90,15 @@ class Scheduler:
         del self.running[sequence.slot]
         self.slots.free(sequence.slot)
         sequence.slot = None
+
+    def _make_room(self) -> None:
+        """Take slots from sequences of low priority for others that wait."""
+        wanted = sum(not s.is_low for s in self.waiting) - self.slots.num_free
+        low = sorted((s for s in self.running.values() if s.is_low), key=lambda s: -s.id)
+        for sequence in low[: max(0, wanted)]:
+            self.finish(sequence)
+            sequence.restart()
+            self.waiting.insert(sum(not s.is_low for s in self.waiting), sequence)
 
     def _drop(self, now_s: float) -> tuple[list[Sequence], list[Sequence]]:
         cancelled: list[Sequence] = []

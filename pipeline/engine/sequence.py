@@ -87,6 +87,7 @@ class Sequence:
     next_prompt: Callable[[Seq[int]], Prompt] | None = None
     deadline_s: float | None = None
     on_token: Callable[[int], None] | None = None  # told the number of tokens, on engine's thread
+    is_low: bool = False  # it waits, and gives its slot away, while there are others
 
     id: int = field(default_factory=lambda: next(_ids))
     tokens: list[int] = field(default_factory=list)
@@ -99,6 +100,15 @@ class Sequence:
     slot: int | None = None
     pending: int | None = None  # the newest token, not yet in the cache; None: prefill first
     cached: list[int] = field(default_factory=list)  # token at each position of the slot's cache
+    _first: Prompt = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._first = self.prompt
+
+    def restart(self) -> None:
+        """Begin anew, without a slot: what is drawn depends on nothing that is lost by that."""
+        self.prompt, self.tokens, self.cached = self._first, [], []
+        self.pending = self.slot = None
 
     @property
     def needs_prefill(self) -> bool:

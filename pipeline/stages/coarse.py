@@ -60,6 +60,7 @@ class CoarseStage:
             next_prompt=windows.prompt,
             deadline_s=call.deadline_s,
             on_token=call.on_token(total),
+            is_low=call.is_low,
         )
         await self._engine.run(sequence)
         frames = np.asarray(sequence.tokens, dtype=np.int32).reshape(-1, codebooks).T  # [2, F]

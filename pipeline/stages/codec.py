@@ -32,7 +32,12 @@ class CodecStage:
         if not frames:
             raise InvalidRequest("There are no frames to decode.")
         submitted = time.monotonic()
-        job = Job(self._decode(fine, call), deadline_s=call.deadline_s, size=frames)
+        job = Job(
+            self._decode(fine, call),
+            deadline_s=call.deadline_s,
+            size=frames,
+            is_low=call.is_low,
+        )
         sound: Waveform = await self._turns.run(job)
         return sound, StageReport(
             "codec",

@@ -26,12 +26,14 @@ class Call:
 
     deadline_s: on the clock of `time.monotonic`.
     on_progress: told (done, total) in the stage's own units, from the engine's thread.
+    is_low: it may wait for all others.
     """
 
     seed: int
     segment: int = 0
     deadline_s: float | None = None
     on_progress: Callable[[int, int], None] | None = None
+    is_low: bool = False
 
     def key(self, stage: StageNumber) -> DrawKey:
         return DrawKey(self.seed, self.segment, int(stage))

@@ -51,7 +51,10 @@ class FineStage:
             )
         submitted = time.monotonic()
         job = Job(
-            self._passes(coarse, history, settings, call), deadline_s=call.deadline_s, size=frames
+            self._passes(coarse, history, settings, call),
+            deadline_s=call.deadline_s,
+            size=frames,
+            is_low=call.is_low,
         )
         codes: FineCodes = await self._turns.run(job)
         return codes, StageReport(

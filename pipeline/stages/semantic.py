@@ -49,6 +49,7 @@ class SemanticStage:
             uniforms=call.key(StageNumber.SEMANTIC).uniforms(limit),
             deadline_s=call.deadline_s,
             on_token=call.on_token(limit),
+            is_low=call.is_low,
         )
         await self._engine.run(sequence)
         tokens = SemanticTokens(
