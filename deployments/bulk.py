@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from deployments.config import AppConfig, PoolSection
-from pipeline.errors import BarkError, EngineFailed, InvalidRequest
+from deployments.config import AppConfig
+from pipeline.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from deployments.bulk_job import Job
     from deployments.bulk_journal import Journal
-    from deployments.bulk_pipeline import Wanted
     from deployments.bulk_progress import BulkProgress
-    from deployments.bulk_rows import Json, Work
-    from deployments.prompts import Span
+    from deployments.bulk_rows import Json
+    from pipeline.store import Store
 
 EXAMPLES = """
 Make sound of every prompt in a file (JSONL, CSV or Parquet), on this machine or a Ray cluster.
@@ -47,56 +45,6 @@ Examples:
     bark-serve bulk --input prompts.csv --output out --retry-errors
 """
 DEFAULT_CONFIG = Path("serve_config.yaml")
-_LEAST_CPUS = 8  # logical ones: the stages of one machine share its cores
-_OBJECT_STORE_BYTES = 500_000_000  # rows under way are bounded, and small
-INTERRUPTED = 130
-
-
-@dataclass(slots=True)
-class Job:
-    """What is asked for: every row of the input, and which of them are still to do.
-
-    spans: of the input, each with its rows' number, id and digest.
-    """
-
-    config: AppConfig
-    ids: list[str] = field(default_factory=list)
-    digests: dict[str, str] = field(default_factory=dict)
-    spans: list[tuple[Span, list[tuple[int, str, str]]]] = field(default_factory=list)
-    has_chained: bool = False
-
-    @classmethod
-    def read(cls, config: AppConfig, inputs: list[str]) -> Job:
-        """Read the input once, to know what there is.
-
-        Raises:
-            InvalidRequest: it can not be read, or two rows have one id.
-        """
-        from deployments.bulk_rows import PromptIds
-        from deployments.prompts import scan
-
-        job, names = cls(config), PromptIds()
-        for path in inputs:
-            for span, rows in scan(path):
-                prompts = [names.name(row) for row in rows]
-                job.spans.append((span, [(p.number, p.id, p.sha256) for p in prompts]))
-                job.ids += [p.id for p in prompts]
-                job.digests |= {p.id: p.sha256 for p in prompts}
-                job.has_chained |= any(
-                    (p.fields or {}).get("long_form") == "chained" for p in prompts
-                )
-        return job
-
-    def wanted(self, ids: set[str]) -> list[Wanted]:
-        """Return where these rows are."""
-        from deployments.bulk_pipeline import Wanted
-
-        found = []
-        for span, rows in self.spans:
-            places = tuple(n for n, (_, row_id, _) in enumerate(rows) if row_id in ids)
-            if places:
-                found.append(Wanted(span, places, tuple(rows[n] for n in places)))
-        return found
 
 
 def bulk(
@@ -124,6 +72,13 @@ def bulk(
     manifest: Annotated[
         str, typer.Option(help="Its name in the store; two jobs in one store need two.")
     ] = "manifest",
+    via_serve: Annotated[
+        bool,
+        typer.Option(
+            "--via-serve",
+            help="Through the service that runs on the cluster, letting all its others go first.",
+        ),
+    ] = False,
     in_flight: Annotated[
         int | None, typer.Option(min=1, help="Most rows under way; in place of the file's.")
     ] = None,
@@ -136,13 +91,13 @@ def bulk(
     recheck: Annotated[
         bool, typer.Option("--recheck", help="Look for every row in the store, whatever is noted.")
     ] = False,
+    report: Annotated[bool, typer.Option(help="Write a page about the results.")] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="Progress and result as JSON lines.")
     ] = False,
 ) -> None:
+    from deployments.bulk_job import Job, Means, model_digest_of, run
     from deployments.bulk_journal import Journal
-    from pipeline.models.checkpoint import open_checkpoint
-    from pipeline.models.locate import locate
     from pipeline.store import open_store
 
     began_s = time.monotonic()
@@ -152,8 +107,8 @@ def bulk(
     job = Job.read(settings, inputs)
     store = open_store(settings.store.location)
     journal = Journal(store, _checked_name(manifest))
-    section = settings.model
-    digest = open_checkpoint(locate(section.name, revision=section.revision)).digest
+    means = Means(address, via_serve=via_serve)
+    digest = model_digest_of(settings, means)
     if not recheck:
         journal.load(is_model=digest, wanted=job.digests)
     lost = journal.drop_lost()
@@ -168,8 +123,9 @@ def bulk(
     told.start()
     code = 0
     if todo:
-        code = _run(job, todo, journal, digest, address, told, console, fail_fast)
-    told.finish(code)
+        with means.connected(console):
+            code = run(job, todo, journal, digest, means, told, console, fail_fast=fail_fast)
+    told.finish(code, store if report else None)
     raise typer.Exit(told.exit_code(code))
 
 
@@ -214,111 +170,6 @@ def _checked_name(name: str) -> str:
     return check_key(name)
 
 
-def _run(
-    job: Job,
-    todo: set[str],
-    journal: Journal,
-    digest: str,
-    address: str | None,
-    told: Told,
-    console: Console,
-    fail_fast: bool,
-) -> int:
-    """Make what is still to do; return the exit code of how it ended, 0 if it did not break off."""
-    from deployments.bulk_progress import BulkProgress
-    from deployments.ray_cluster import connect
-
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of Ray Data's own doings
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    code = 0
-    try:
-        with console.status("starting Ray"):
-            cores = len(os.sched_getaffinity(0))
-            is_ours = connect(
-                address, max(_LEAST_CPUS, cores), object_store_memory=_OBJECT_STORE_BYTES
-            )
-
-        import ray
-
-        from deployments.bulk_pipeline import open_board, rows_of
-
-        config = on_one_machine(job.config) if is_ours else job.config
-        board = open_board(config)
-
-        def facts() -> Json | None:
-            found: Json = ray.get(board.facts.remote(), timeout=5)
-            return found
-
-        done = len(job.ids) - len(todo)
-        progress = BulkProgress(len(job.ids), done, console, facts, as_json=told.as_json)
-        told.progress = progress
-        rows = rows_of(job.wanted(todo), config, digest, board, has_chained=job.has_chained)
-        with progress:
-            code = _collect(rows, journal, progress, fail_fast)
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except BarkError:
-        raise
-    except Exception as error:  # Ray's own, around whatever a stage has raised
-        raise _explained(error) from error
-    finally:
-        with suppress(KeyboardInterrupt):
-            signal.signal(signal.SIGTERM, before)
-            journal.flush()
-            _disconnect()
-    return code
-
-
-def _collect(
-    rows: Iterator[list[Work]], journal: Journal, progress: BulkProgress, fail_fast: bool
-) -> int:
-    for works in rows:
-        progress.add(works)
-        journal.add(work.end for work in works if work.end is not None)
-        if fail_fast and progress.errors:
-            return 1
-    return 0
-
-
-def _disconnect() -> None:
-    import ray
-
-    ray.shutdown()
-
-
-def on_one_machine(config: AppConfig) -> AppConfig:
-    """Return the settings for a cluster that is this machine: on a CPU, one actor a stage.
-
-    More of them would not be faster, since all share the cores, and each has its own weights.
-    """
-    pools = config.bulk
-    changed = {
-        name: pool.model_copy(update={"min_size": 1, "max_size": 1})
-        for name, pool in pools
-        if isinstance(pool, PoolSection) and not pool.num_gpus
-    }
-    return config.model_copy(update={"bulk": pools.model_copy(update=changed)})
-
-
-def _explained(error: BaseException) -> BarkError:
-    """Return what stopped a job, in our words where there are any."""
-    seen: BaseException | None = error
-    while seen is not None:
-        cause = getattr(seen, "cause", None)
-        for found in (seen, cause):
-            if isinstance(found, BarkError):
-                return type(found)(f"the job stopped: {found.message} (run it again to go on)")
-        seen = seen.__cause__ or (cause if isinstance(cause, BaseException) else None)
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return EngineFailed(
-        f"the job stopped: {type(error).__name__}: {lines[-1]} (run it again to go on)"
-    )
-
-
 class Told:
     """What the command says at its start and at its end."""
 
@@ -328,12 +179,28 @@ class Told:
         self._job, self._journal, self._todo = job, journal, todo
         self.as_json, self._began_s = as_json, began_s
         self.progress: BulkProgress | None = None
+        # Ray prints, too, and so do its processes: standard output is for our lines alone
+        self._out = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
 
     def start(self) -> None:
         total = len(self._job.ids)
         if self.as_json:
-            facts = {"event": "start", "total": total, "todo": self._todo}
-            print(json.dumps(facts), flush=True)
+            self.write({"event": "start", "total": total, "todo": self._todo})
+
+    @property
+    def write_states(self) -> Callable[[Json], None] | None:
+        """Where the job's states go; None: a person watches."""
+        return self.write if self.as_json else None
+
+    def write(self, facts: Json) -> None:
+        """Write a line for programs."""
+        self.say(json.dumps(facts))
+
+    def say(self, line: str) -> None:
+        with suppress(BrokenPipeError):  # nobody reads it; the job goes on
+            self._out.write(f"{line}\n")
+            self._out.flush()
 
     def exit_code(self, code: int) -> int:
         """Return 1 also where all was done, and some of it ended with an error."""
@@ -343,12 +210,19 @@ class Told:
     def _num_left(self) -> int:
         return sum(row_id not in self._journal.rows for row_id in self._job.ids)
 
-    def finish(self, code: int) -> None:
-        """Write the manifest where every row has ended, and say how it went."""
+    def finish(self, code: int, reports_to: Store | None) -> None:
+        """Write manifest and report where every row has ended, and say how it went."""
+        from deployments.bulk_job import INTERRUPTED
+        from deployments.bulk_report import report_page
+
         journal, left = self._journal, self._num_left
         place = self._job.config.store.url.rstrip("/")
         if not left and (self._todo or not journal.is_finished(self._job.ids)):
             journal.finish(self._job.ids)
+            if reports_to is not None:
+                rows = [journal.rows[row_id] for row_id in self._job.ids]
+                page = report_page(rows, reports_to, self._job.config.model.name)
+                reports_to.put(journal.report_key, page.encode())
         errors = journal.num_errors
         facts = {
             "event": "end",
@@ -363,10 +237,12 @@ class Told:
             "manifest": None if left else f"{place}/{journal.manifest_key}",
         }
         if self.as_json:
-            print(json.dumps(facts), flush=True)
+            self.write(facts)
             return
         if code == INTERRUPTED:
-            print(f"interrupted; {left} of {facts['total']} rows are left: run it again to go on")
+            self.say(
+                f"interrupted; {left} of {facts['total']} rows are left: run it again to go on"
+            )
             return
         said = "nothing to do: " if not self._todo else ""
         said += f"{facts['ok']} of {facts['total']} rows are made"
@@ -376,7 +252,7 @@ class Told:
             said += f", {left} are left"
         if self.progress is not None:
             said += f"; {facts['audio_seconds']:.1f} s of sound in {facts['seconds']:.1f} s"
-        print(f"{said}; {facts['manifest'] or place}")
+        self.say(f"{said}; {facts['manifest'] or place}")
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from deployments.bulk_rows import STAGES
 
 Json = dict[str, Any]
-_DOORS: Final = ("semantic", "chained")  # where rows come in
+_DOORS: Final = ("semantic", "chained", "served")  # where rows come in
 _MOST_TRIES: Final = 5
 _SILENT_S: Final = 10.0  # an actor that has not been heard of for so long is gone
 
@@ -31,6 +31,7 @@ class Board:
         self._classes: dict[str, str] = {}
         self._facts: dict[tuple[str, str], tuple[float, Json]] = {}
         self.most_inside = self.num_entered = 0
+        self._first_unix_s: float | None = None  # when the first row began
 
     async def begin(self, stage: str, ids: Sequence[str]) -> list[str]:
         """Return when these rows may begin with a stage; say which must not, ever again.
@@ -52,6 +53,7 @@ class Board:
             )
             self.num_entered += len(set(ids) - self._inside)
             self._inside.update(ids)
+            self._first_unix_s = self._first_unix_s or time.time()
             self.most_inside = max(self.most_inside, len(self._inside))
 
     async def leave(self, ids: Sequence[str]) -> None:
@@ -93,5 +95,6 @@ class Board:
             "inside": len(self._inside),
             "most_inside": self.most_inside,
             "entered": self.num_entered,
+            "first_unix_s": self._first_unix_s,
             "stages": stages,
         }

@@ -2,6 +2,7 @@
 
 ```
 manifest.parquet                  a row a prompt, in the input's order; written last
+report.html                       a page about them
 bulk/{name}/rows/{…}.parquet      rows that have ended since; gone when the manifest is there
 ```
 
@@ -39,7 +40,9 @@ class Journal:
 
     def __init__(self, store: Store, name: str) -> None:
         self._store, self.name = store, name
-        self.manifest_key = f"{name}.parquet"
+        self.manifest_key, self.report_key = f"{name}.parquet", "report.html"
+        if name != "manifest":
+            self.report_key = f"{name}-report.html"
         self._folder = f"bulk/{name}/rows/"
         self._fresh: list[Json] = []
         self._flushed_s = time.monotonic()

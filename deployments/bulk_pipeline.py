@@ -22,7 +22,8 @@ from ray.data.datasource import Datasource, ReadTask
 
 from deployments.bulk_board import Board
 from deployments.bulk_rows import Prompt, Work, pack_works, unpack_works
-from deployments.bulk_stage import BulkStage
+from deployments.bulk_served import ServedOp
+from deployments.bulk_stage import RowActor
 from deployments.bulk_stages import (
     ChainedOp,
     CoarseOp,
@@ -35,6 +36,7 @@ from deployments.config import STAGE_LABEL, AppConfig, PoolSection
 from deployments.prompts import Span, read_span
 
 _READ_CPUS = 0.1
+_SERVED_CPUS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +79,21 @@ def _read(part: Wanted) -> list[pa.Table]:
     return [pack_works(works)]
 
 
-def room_of(config: AppConfig) -> int:
+def room_of(config: AppConfig, *, via_serve: bool = False) -> int:
     """Return how many rows may be under way: enough for every slot of every pool, and some."""
     pools = config.bulk
+    if via_serve:
+        return pools.max_in_flight or 2 * config.admission.max_low
     actors = max(1, pools.semantic.max_size, pools.coarse.max_size)
     return config.bulk.max_in_flight or 4 * actors * config.engine.semantic_slots
 
 
-def open_board(config: AppConfig) -> Any:
+def open_board(config: AppConfig, *, via_serve: bool = False) -> Any:
     """Start the actor that all others share; it ends with its job."""
     return (
         ray.remote(Board)
         .options(num_cpus=0, max_restarts=-1, max_concurrency=10_000)
-        .remote(room_of(config))
+        .remote(room_of(config, via_serve=via_serve))
     )
 
 
@@ -100,6 +104,7 @@ def rows_of(
     board: Any,
     *,
     has_chained: bool,
+    via_serve: bool = False,
 ) -> Iterator[list[Work]]:
     """Run the pipeline; yield rows as they end, in no order."""
     _be_quiet()
@@ -108,7 +113,7 @@ def rows_of(
     arguments = (config, model_digest, board)
 
     def through(
-        rows: Dataset, stage: type[BulkStage], pool: PoolSection, calls: int, label: str | None
+        rows: Dataset, stage: type[RowActor], pool: PoolSection, calls: int, label: str | None
     ) -> Dataset:
         """Add a stage with its own pool."""
         prefers = {} if label is None else _preferring(label)
@@ -135,6 +140,12 @@ def rows_of(
     rows = ray.data.read_datasource(
         PromptSource(wanted), override_num_blocks=len(wanted), num_cpus=_READ_CPUS
     )
+    if via_serve:
+        rows = rows.repartition(target_num_rows_per_block=block_rows)
+        at_once = math.ceil(room_of(config, via_serve=True) / block_rows) + 1
+        one = PoolSection(max_size=1, num_cpus=_SERVED_CPUS)
+        yield from _ended(through(rows, ServedOp, one, at_once, None))
+        return
     rows = through(rows, TextOp, pools.text, 2, None)
     rows = rows.repartition(target_num_rows_per_block=block_rows)
     if has_chained:
@@ -143,6 +154,11 @@ def rows_of(
     rows = through(rows, CoarseOp, pools.coarse, calls(engine.coarse_slots), "coarse")
     rows = through(rows, FineOp, pools.fine, 4, "fine")
     rows = through(rows, CodecOp, pools.codec, 4, "codec")
+    yield from _ended(rows)
+
+
+def _ended(rows: Dataset) -> Iterator[list[Work]]:
+    """Run what was put together, and yield its blocks as they come."""
     for block in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield unpack_works(block)
 

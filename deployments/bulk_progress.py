@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
@@ -27,7 +26,8 @@ class BulkProgress:
     """Counts rows as they end, and shows it; a context manager.
 
     total, done: rows of the job, and those of earlier runs among them.
-    facts: asks the board; called on a thread of its own.
+    facts: asks the board; called on a thread of its own. write: takes the states, in place of
+    a terminal.
     """
 
     def __init__(
@@ -36,11 +36,10 @@ class BulkProgress:
         done: int,
         console: Console,
         facts: Callable[[], Json | None],
-        *,
-        as_json: bool,
+        write: Callable[[Json], None] | None,
     ) -> None:
         self._total, self._before = total, done
-        self._console, self._facts, self._as_json = console, facts, as_json
+        self._console, self._facts, self._write = console, facts, write
         self._began_s = time.monotonic()
         self.rows = self.errors = self.made = 0
         self.audio_s = self.device_s = 0.0
@@ -52,7 +51,7 @@ class BulkProgress:
         self._said_s = 0.0
 
     def __enter__(self) -> BulkProgress:
-        if self._console.is_terminal and not self._as_json:
+        if self._console.is_terminal and self._write is None:
             self._live = Live(self._view(), console=self._console, refresh_per_second=4)
             self._live.start()
         self._thread.start()
@@ -111,8 +110,8 @@ class BulkProgress:
                 self._board = self._facts() or self._board
             if self._live is not None:
                 self._live.update(self._view())
-            elif self._as_json:
-                print(json.dumps(self.state()), flush=True)
+            elif self._write is not None:
+                self._write(self.state())
             elif time.monotonic() - self._said_s > _LINE_EVERY_S:
                 self._said_s = time.monotonic()
                 print(self._line(self.state()), file=sys.stderr, flush=True)

@@ -28,6 +28,7 @@ from deployments.store_access import StoreAccess
 from deployments.tracing import set_up_tracing
 from pipeline.bark import voice_library
 from pipeline.errors import BarkError, EngineFailed, InvalidCheckpoint, StoreUnavailable
+from pipeline.generations import audio_key
 from pipeline.models.checkpoint import open_checkpoint
 from pipeline.models.locate import locate
 from pipeline.stages.text import TextStage
@@ -41,23 +42,15 @@ _STORE_PATIENCE_S: Final = 300.0
 HOLDER: Final = "bulk"  # who keeps these generations from being forgotten
 
 
-class BulkStage(ABC):
+class RowActor(ABC):
     """What all of them do: rows out of blocks and back, errors to where they belong."""
 
     name: ClassVar[str]
 
-    def __init__(self, config: AppConfig, model_digest: str, board: Any) -> None:
+    def __init__(self, config: AppConfig, board: Any) -> None:
         self.config, self.board = config, board
-        context = ray.get_runtime_context()
-        self._actor = str(context.get_actor_id())
+        self._actor = str(ray.get_runtime_context().get_actor_id())
         self._is_traced = set_up_tracing(self.name, self._actor)
-        model = config.model
-        self.checkpoint = open_checkpoint(locate(model.name, revision=model.revision))
-        if self.checkpoint.digest != model_digest:
-            raise InvalidCheckpoint(
-                f"{model.name} is another model here, {self.checkpoint.digest[:12]}, than where "
-                f"the job was started, {model_digest[:12]}"
-            )
         self._num_rows = 0
 
     async def __call__(self, block: pa.Table) -> pa.Table:
@@ -134,7 +127,20 @@ class BulkStage(ABC):
 
         threading.Thread(target=tell, name="board", daemon=True).start()
 
-    # ── for those who need them ──────────────────────────────────────────────────────────────────
+
+class BulkStage(RowActor):
+    """One that has the model's files."""
+
+    def __init__(self, config: AppConfig, model_digest: str, board: Any) -> None:
+        super().__init__(config, board)
+        model = config.model
+        self.checkpoint = open_checkpoint(locate(model.name, revision=model.revision))
+        if self.checkpoint.digest != model_digest:
+            raise InvalidCheckpoint(
+                f"{model.name} is another model here, {self.checkpoint.digest[:12]}, than where "
+                f"the job was started, {model_digest[:12]}"
+            )
+
     def open_text(self) -> TextStage:
         """Return the tokenizer."""
         vocabulary = self.config.model.tokenizer or self.checkpoint.tokenizer_path
@@ -173,6 +179,25 @@ async def insist(act: Callable[[], Awaitable[_T]]) -> _T:
                 raise
             log.warning("waiting for the store: %s", error.message)
             await asyncio.sleep(_STORE_PAUSE_S)
+
+
+async def find(access: StoreAccess, generation_id: str) -> dict[str, Any] | None:
+    """Return the manifest of a generation that is there already, and hold it; None if it is not.
+
+    Raises:
+        StoreUnavailable: it stayed away.
+    """
+
+    def look() -> dict[str, Any] | None:
+        facts = access.generations.load_manifest(generation_id)
+        if facts is None:
+            return None
+        if access.store.size(audio_key(generation_id, facts["format"])) is None:
+            return None  # without its sound; made again, it is healed
+        access.generations.hold(generation_id, HOLDER)
+        return access.generations.load_manifest(generation_id)  # it may have gone meanwhile
+
+    return await insist(lambda: access.run(look))
 
 
 def place_of(config: AppConfig) -> str:

@@ -11,12 +11,11 @@ import pyarrow as pa
 
 from deployments.bulk_finish import Finishing, GivenStages
 from deployments.bulk_rows import Piece, Work, seed_of
-from deployments.bulk_stage import HOLDER, BulkStage, insist, place_of
+from deployments.bulk_stage import BulkStage, find, insist, place_of
 from deployments.config import AppConfig
 from deployments.wire import headers_of
 from pipeline.engine.runner import Device
 from pipeline.errors import InvalidRequest
-from pipeline.generations import audio_key
 from pipeline.local import LocalStages
 from pipeline.payloads import CoarseCodes, SemanticTokens, TextTokens
 from pipeline.segments import longest_segment_s, plan_segments
@@ -66,7 +65,7 @@ class TextOp(BulkStage):
             max_seconds=longest_segment_s(stages.spec.semantic),
             language=found.request.language,
         )
-        if (facts := await self._find(found.id)) is not None:
+        if (facts := await find(self._service.store, found.id)) is not None:
             work.succeed(facts, self._place)
             return
         context = joined(headers)
@@ -77,21 +76,6 @@ class TextOp(BulkStage):
             text = stages.text(segment.text)
             work.pieces.append(Piece(text, segment.voice, carrier(within)))
         work.spans = (headers, plans)
-
-    async def _find(self, generation_id: str) -> dict[str, Any] | None:
-        """Return the manifest of a generation that is there already, and hold it."""
-        access = self._service.store
-
-        def look() -> dict[str, Any] | None:
-            facts = access.generations.load_manifest(generation_id)
-            if facts is None:
-                return None
-            if access.store.size(audio_key(generation_id, facts["format"])) is None:
-                return None  # without its sound; made again, it is healed
-            access.generations.hold(generation_id, HOLDER)
-            return access.generations.load_manifest(generation_id)  # it may have gone meanwhile
-
-        return await insist(lambda: access.run(look))
 
 
 class NetworkStage(BulkStage):

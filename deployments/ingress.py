@@ -183,6 +183,39 @@ class Ingress:
                         **(_end(generation) if is_last else {}),
                     }
 
+    @raises_builtins
+    async def identify(self, request: Mapping[str, Any]) -> Wire:
+        """Check a request as `generate` does; return `id` and `seed` of what it would make.
+
+        The id is certain where a seed was given.
+        """
+        await self._learn_devices()
+        generation, _ = await self._start(request)
+        return {"id": generation.id, "seed": generation.seed}
+
+    @raises_builtins
+    async def make(self, request: Mapping[str, Any]) -> Wire:
+        """Speak as `generate` does, for callers who keep the result as this service would.
+
+        Returns:
+            `audio`, a wav file; `tokens`, as `generate`; `manifest`, JSON's types.
+        """
+        generation, _ = await self._start(request)
+        clip = await generation.clip()
+        file = self.service.provenance.file
+        label = label_of(generation)
+        return {
+            "audio": await asyncio.to_thread(file, clip.samples, clip.sample_rate, "wav", label),
+            "tokens": dict(clip.tokens.as_mapping()),
+            "manifest": {**generation.manifest(clip), "owner": generation.owner},
+        }
+
+    async def _learn_devices(self) -> None:
+        """Ask the stages what they run on, unless that is known: it is a part of ids."""
+        stages = self.service.stages
+        assert isinstance(stages, RemoteStages)
+        await asyncio.gather(*(stages.learn(name) for name in self._handles))
+
     async def facts(self) -> Wire:
         """Return what this replica is doing."""
         admission = self.service.admission

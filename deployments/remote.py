@@ -77,6 +77,12 @@ class RemoteStages:
         """What the stages ran on when last heard of; more than one name where they differ."""
         return "+".join(sorted(set(self._classes.values())))
 
+    async def learn(self, stage: str) -> None:
+        """Ask a stage what it runs on, unless it has told."""
+        if stage not in self._classes:
+            facts = await self._handles[stage].facts.remote()
+            self._classes.setdefault(stage, facts["device_class"])
+
     def count_tokens(self, text: str) -> int:
         return self._text.num_tokens(text)
 
