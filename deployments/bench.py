@@ -9,14 +9,17 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import httpx
+from ray import serve
 
-from deployments.config import INGRESS, STAGES
+from deployments.config import APP_NAME, INGRESS, STAGES
 from deployments.serve_file import check_serve_config, load_serve_file
 from deployments.up import Cluster
 from pipeline.bench.child import note
@@ -31,6 +34,8 @@ _FIRST_REQUESTS = 5
 _REFUSALS = 20
 _MINUTE_SENTENCES = 24  # of 2.5 s
 _FULL_AFTER_S = 0.5
+_LOW_AT_ONCE = 16
+_FILLED_AFTER_S = 5.0
 
 
 def overhead(
@@ -48,7 +53,8 @@ def overhead(
 
     Returns:
         `levels`: N → total_s, audio_s_per_s. `idle_s`: what a client waits for a request as
-        long as `warm_up`, alone; the median.
+        long as `warm_up`, alone; the median. `beside_bulk_s`: the same while requests of low
+        priority, as long as `work`, fill every slot.
         `first_audio_s`: of a streamed text of a minute; `first_sentence_s`: of its first sentence
         as a request of its own; both alone, and medians. `refused_s`: the slowest answer to
         requests beyond the queue, with all slots at work.
@@ -96,12 +102,46 @@ def _measure(client: httpx.Client, work: Work, warm_up: Work, levels: list[int])
         began = time.perf_counter()
         post(number, warm_up)
         idle.append(time.perf_counter() - began)
+    beside = _beside_bulk(post, work, warm_up)
     return {
         "levels": found,
         "idle_s": median(idle),
+        "beside_bulk_s": median(beside),
         **_first_audio(client, warm_up),
         "refused_s": _refused_s(client, max(levels), work),
     }
+
+
+def _beside_bulk(post: Callable[[int, Work], Any], work: Work, warm_up: Work) -> list[float]:
+    """Wait for short requests while those of low priority fill the service."""
+    ingress: Any = serve.get_deployment_handle(INGRESS, APP_NAME)
+    stop = threading.Event()
+
+    def fill(number: int) -> None:
+        while not stop.is_set():
+            fields = {"text": text(number), "seed": number, "semantic": work.semantic_fields}
+            response = ingress.generate.remote({**fields, "priority": "low"})
+            while not stop.is_set():
+                with suppress(TimeoutError):
+                    response.result(timeout_s=0.2)
+                    break
+            response.cancel()
+
+    with ThreadPoolExecutor(_LOW_AT_ONCE) as pool:
+        low = [pool.submit(fill, number) for number in range(200, 200 + _LOW_AT_ONCE)]
+        try:
+            time.sleep(_FILLED_AFTER_S)
+            waited = []
+            for number in range(IDLE_REQUESTS):
+                began = time.perf_counter()
+                post(number, warm_up)
+                waited.append(time.perf_counter() - began)
+                time.sleep(_FULL_AFTER_S)
+        finally:
+            stop.set()
+        for each in low:
+            each.result()
+    return waited
 
 
 def _first_audio(client: httpx.Client, work: Work) -> Json:

@@ -66,7 +66,7 @@ def settings_then(then: Json, given: Mapping[str, object]) -> Settings:
     """Return the earlier report's settings, for single requests; `given` takes their place."""
     known = {field.name for field in fields(Settings)}
     kept = {key: value for key, value in then["settings"].items() if key in known}
-    kept |= {"concurrency": (), "serve": False, "scaling": (), "static_batch": None}
+    kept |= {"concurrency": (), "serve": False, "scaling": (), "static_batch": None, "bulk": None}
     kept |= {key: value for key, value in given.items() if value is not None}
     return Settings(**kept | {"precisions": tuple(kept["precisions"])})
 

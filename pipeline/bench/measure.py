@@ -112,6 +112,19 @@ def measure(
             f"scaling in {best}", "scaling", precision=best, slots=numbers, **clip, **place
         )
         disturbed["scaling"] = scaling.pop("others_busy_cores")
+    bulk = None
+    if settings.bulk is not None:
+        note(f"a bulk job of {settings.bulk} rows, {best}")
+        bulk = child(
+            f"a bulk job in {best}",
+            "bulk",
+            precision=best,
+            slots=settings.slots or max((DEFAULT_SLOTS, *settings.concurrency)),
+            rows=settings.bulk,
+            **clip,
+            **place,
+        )
+        disturbed["bulk"] = bulk.pop("others_busy_cores")
     baseline = None
     if settings.transformers:
         precision = settings.transformers_precision
@@ -129,6 +142,8 @@ def measure(
         )
         peaks["transformers"] = baseline["peak_memory_bytes"]
         disturbed["transformers"] = baseline["others_busy_cores"]
+    if bulk is not None and baseline is not None:
+        bulk["of_transformers"] = bulk["bulk_rows_per_s"] * baseline["total_s"]
     report |= {
         "ceilings": found,
         "transformers": baseline,
@@ -136,6 +151,7 @@ def measure(
         "concurrency": concurrency,
         "serve": serve,
         "scaling": scaling,
+        "bulk": bulk,
         "ratios": ratios(baseline, ours, concurrency, best),
         "peak_memory_bytes": peaks,
         "others_busy_cores": disturbed,

@@ -37,6 +37,11 @@ def remarks(report: Json) -> Iterator[str]:
             f"over HTTP, alone: first sound of a minute's text after {first:.0f} ms, of its first "
             f"sentence {sentence:.0f} ms; full, the slowest refusal took {refused:.0f} ms"
         )
+        idle, beside = served["idle_s"] * 1000, served["beside_bulk_s"] * 1000
+        yield (
+            f"a short request takes {idle:.0f} ms alone, {beside:.0f} ms beside bulk rows that "
+            f"fill the service: {beside / idle:.2f} times"
+        )
     baseline = report["transformers"]
     if baseline is not None and (batch := baseline.get("static_batch")):
         yield (
@@ -113,6 +118,8 @@ def command(settings: Json) -> str:
             words += [f"--{name.replace('_', '-')}", str(settings[name])]
     if usual.transformers and not settings["transformers"]:
         words.append("--skip-transformers")
+    if settings["bulk"] != usual.bulk:
+        words += ["--bulk", str(settings["bulk"])]
     if settings["serve"] and not usual.serve:
         words.append("--serve")
     return shlex.join(words)

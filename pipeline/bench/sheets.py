@@ -24,6 +24,7 @@ MANY_COLUMNS = (
     "requests at once", "audio s / s", "total s", "first audio s", "last audio s",
     "batch semantic", "batch coarse", "speed-up over one by one",
 )  # fmt: skip
+BULK_COLUMNS = ("way", "rows / s", "audio s / s", "the job's over it")
 SERVE_COLUMNS = ("requests at once", "audio s / s", "total s", "of the engine's own")
 SLOTS_COLUMNS = ("slots, all full", "audio s / s", *(f"{s} s / audio s" for s in STAGES))
 SETTINGS_COLUMNS = ("one request", "total s", *(f"{s} s" for s in STAGES))
@@ -57,6 +58,9 @@ def sheets(report: Json, *, profile: bool = False) -> Iterator[Sheet]:
         added_ms = report["serve"]["idle_added_s"] * 1000
         title = f"over HTTP; a short request alone takes {added_ms:.0f} ms more than in one process"
         yield Sheet(title, SERVE_COLUMNS, list(_serve_rows(report["serve"]["levels"])))
+    if bulk := report["bulk"]:
+        title = f"{bulk['rows']} rows; the job's first began after {bulk['start_s']:.0f} s"
+        yield Sheet(title, BULK_COLUMNS, list(_bulk_rows(bulk, report["transformers"])))
     if scaling := report["scaling"]:
         title = f"ours in {best}, {clip} each; the knee is at {scaling['knee']} slots"
         yield Sheet(title, SLOTS_COLUMNS, list(_slots_rows(scaling["slots"])))
@@ -135,6 +139,20 @@ def _serve_rows(levels: Json) -> Iterator[tuple[str, ...]]:
     for level, run in levels.items():
         rate, total = f"{run['audio_s_per_s']:.2f}", f"{run['total_s']:.2f}"
         yield (level, rate, total, f"{run['of_engine']:.1%}")
+
+
+def _bulk_rows(bulk: Json, baseline: Json | None) -> Iterator[tuple[str, ...]]:
+    ways = [("bulk job", bulk["bulk_rows_per_s"]), ("bare engine", bulk["engine_rows_per_s"])]
+    ways.append(("plain loop", bulk["loop_rows_per_s"]))
+    if baseline is not None:
+        ways.append(("transformers", 1 / baseline["total_s"]))
+    for name, pace in ways:
+        yield (
+            name,
+            f"{pace:.3f}",
+            f"{pace * bulk['audio_s_per_row']:.2f}",
+            f"{bulk['bulk_rows_per_s'] / pace:.2f}",
+        )
 
 
 def _slots_rows(slots: Json) -> Iterator[tuple[str, ...]]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class Settings:
     """One run. None leaves a number to `measure`.
 
-    size: of random weights; model: another one instead of them. scaling: numbers of slots, empty
-    for none.
+    size: of random weights; model: another one instead of them. bulk: rows of a bulk job. scaling:
+    numbers of slots, empty for none.
     """
 
     suite: str = "transformers"
@@ -29,6 +29,7 @@ class Settings:
     transformers_precision: str = "auto"
     static_batch: int | None = None
     serve: bool = False
+    bulk: int | None = None
     scaling: tuple[int, ...] = ()
 
 

@@ -90,6 +90,10 @@ def bench(
     serve: Annotated[
         bool, typer.Option("--serve", help="Also the same over HTTP, on a cluster on this machine.")
     ] = False,
+    bulk: Annotated[
+        int | None,
+        typer.Option(min=1, help="Also so many rows as a bulk job, on a cluster on this machine."),
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option(help="An earlier report: measure as it did, and compare stage by stage."),
@@ -138,6 +142,7 @@ def bench(
         "transformers_precision": transformers_precision,
         "static_batch": static_batch,
         "serve": True if serve else None,
+        "bulk": bulk,
     }
     if then is not None:
         settings = settings_then(then, given)
