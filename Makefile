@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_TEXT := Hello, I am a small Bark. I run on your machine.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check fix unit parity e2e bench nano soak gpu clean clean-kernels
+.PHONY: help venv demo test check fix unit parity e2e bench bulk nano soak gpu clean clean-kernels
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ unit parity e2e: $(VENV)/.ready
 
 bench: $(VENV)/.ready ## measure against transformers (about 6 minutes on 2 cores)
 	@$(BIN)/bark-serve bench
+
+bulk: $(VENV)/.ready ## ten thousand prompts through the pipeline, within bounds of memory
+	@$(BIN)/python -m pytest tests/serve/test_bulk_many.py -m soak -s
 
 nano: $(VENV)/.ready ## train nano from nothing (hours on 2 cores)
 	@$(BIN)/python -m training.nano all
