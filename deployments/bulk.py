@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from deployments.config import AppConfig
-from pipeline.errors import InvalidRequest
+from pipeline.errors import EngineFailed, InvalidRequest
 
 if TYPE_CHECKING:
     from deployments.bulk_job import Job
@@ -96,6 +96,7 @@ def bulk(
         bool, typer.Option("--json", help="Progress and result as JSON lines.")
     ] = False,
 ) -> None:
+    _check_installed()
     from deployments.bulk_job import Job, Means, model_digest_of, run
     from deployments.bulk_journal import Journal
     from pipeline.store import open_store
@@ -130,6 +131,17 @@ def bulk(
 
 
 bulk.__doc__ = EXAMPLES
+
+
+def _check_installed() -> None:
+    try:
+        import pyarrow
+        import ray.data
+    except ImportError as error:
+        raise EngineFailed(
+            f"Ray Data is not installed ({error}): pip install 'bark-serve[bulk]'"
+        ) from None
+    del pyarrow, ray
 
 
 def read_config(
@@ -218,11 +230,11 @@ class Told:
         journal, left = self._journal, self._num_left
         place = self._job.config.store.url.rstrip("/")
         if not left and (self._todo or not journal.is_finished(self._job.ids)):
-            journal.finish(self._job.ids)
             if reports_to is not None:
                 rows = [journal.rows[row_id] for row_id in self._job.ids]
                 page = report_page(rows, reports_to, self._job.config.model.name)
                 reports_to.put(journal.report_key, page.encode())
+            journal.finish(self._job.ids)
         errors = journal.num_errors
         facts = {
             "event": "end",

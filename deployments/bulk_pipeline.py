@@ -92,7 +92,7 @@ def open_board(config: AppConfig, *, via_serve: bool = False) -> Any:
     """Start the actor that all others share; it ends with its job."""
     return (
         ray.remote(Board)
-        .options(num_cpus=0, max_restarts=-1, max_concurrency=10_000)
+        .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=10_000)
         .remote(room_of(config, via_serve=via_serve))
     )
 

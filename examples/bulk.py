@@ -1,4 +1,4 @@
-"""A hundred prompts through `bark-serve bulk`, and what came of them.
+"""A dozen prompts through `bark-serve bulk`, and what came of them.
 
 python examples/bulk.py [FOLDER_OR_S3] [MORE OPTIONS OF `bark-serve bulk` …]
 
@@ -16,7 +16,7 @@ output, options = (sys.argv[1] if len(sys.argv) > 1 else "bulk-out"), sys.argv[2
 # One prompt a line; any field of a request may stand beside its text.
 prompts = Path("prompts.jsonl")
 with prompts.open("w") as file:
-    for number in range(100):
+    for number in range(12):
         voice = "oak" if number % 2 else "heart"
         row = {"id": f"room-{number}", "text": f"Room {number} is ready.", "voice": voice}
         print(json.dumps(row), file=file)
