@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import ray
@@ -61,7 +62,9 @@ class Job:
         """
         job, names = cls(config), PromptIds()
         for path in inputs:
-            for span, rows in scan(path):
+            # meant from here; the tasks that read it again run elsewhere
+            place = path if "://" in path else str(Path(path).absolute())
+            for span, rows in scan(place):
                 prompts = [names.name(row) for row in rows]
                 job.spans.append((span, [(p.number, p.id, p.sha256) for p in prompts]))
                 job.ids += [p.id for p in prompts]

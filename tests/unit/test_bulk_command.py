@@ -27,7 +27,7 @@ def test_two_rows_of_one_id_stop_the_job_before_it_begins(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["-i", "none.jsonl"], "can not read none.jsonl"),
+        (["-i", "none.jsonl"], "none.jsonl: "),
         (["-i", "prompts.txt"], "ends in .jsonl"),
         (["-i", "p.jsonl", "--precision", "fp8"], "model.precision"),
         (["-i", "p.jsonl", "--config", "none.yaml"], "can not read none.yaml"),
