@@ -26,12 +26,12 @@ from deployments.config import AppConfig
 from deployments.service import Service
 from deployments.store_access import StoreAccess
 from deployments.tracing import set_up_tracing
-from pipeline.bark import voice_library
 from pipeline.errors import BarkError, EngineFailed, InvalidCheckpoint, StoreUnavailable
 from pipeline.generations import audio_key
 from pipeline.models.checkpoint import open_checkpoint
 from pipeline.models.locate import locate
 from pipeline.stages.text import TextStage
+from pipeline.voice_sources import voice_library
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")

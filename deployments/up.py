@@ -114,9 +114,7 @@ class Cluster:
         num_gpus: int | None,
         metrics_port: int | None = None,
     ) -> None:
-        self._is_ours = connect(
-            address, num_cpus, num_gpus, _metrics_export_port=metrics_port
-        )
+        self._is_ours = connect(address, num_cpus, num_gpus, _metrics_export_port=metrics_port)
 
     @property
     def metrics_urls(self) -> list[str]:

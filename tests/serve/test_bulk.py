@@ -21,10 +21,10 @@ from s3_server import BUCKET, S3Server
 
 from pipeline import Bark
 from pipeline.audio import SyntheticLabel, encode
-from pipeline.bark import voice_library
 from pipeline.generations import Generations, audio_key
 from pipeline.store import Store, open_store
 from pipeline.stored_voices import Voices
+from pipeline.voice_sources import voice_library
 
 Json = dict[str, Any]
 SEED = int(os.environ.get("BARK_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
