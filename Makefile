@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_TEXT := Hello, I am a small Bark. I run on your machine.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check fix unit parity e2e bench bulk nano soak gpu clean clean-kernels
+.PHONY: help venv demo test check fix unit parity e2e infra k8s-values bench bulk nano soak gpu clean clean-kernels
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,7 +38,7 @@ check: $(VENV)/.ready ## format, lint, types, import rules, unit tests; changes 
 fix: $(VENV)/.ready ## format, and mend what ruff can
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
-unit parity e2e: $(VENV)/.ready
+unit parity e2e infra: $(VENV)/.ready
 	@$(BIN)/python -m pytest tests/$@
 
 bench: $(VENV)/.ready ## measure against transformers (about 6 minutes on 2 cores)
