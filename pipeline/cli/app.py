@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import typer
 
-from pipeline.cli import bench, cost, doctor, say, verify, voices
+from pipeline.cli import bench, cost, doctor, fetch, say, verify, voices
 from pipeline.errors import BarkError, InvalidRequest, VoiceNotFound
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.command("say")(say.say)
 app.add_typer(voices.app, name="voices")
+app.command("fetch")(fetch.fetch)
 app.command("verify")(verify.verify)
 app.command("cost")(cost.cost)
 app.command("bench")(bench.bench)
