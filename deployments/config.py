@@ -6,6 +6,7 @@ How many replicas there are, where they run and how they scale is not said here 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -103,10 +104,12 @@ class StoreSection(_Section):
     """Where voices, generations and jobs are kept; `s3://bucket/prefix`, or a folder.
 
     A folder does for one machine, or where all nodes share a file system. Credentials are boto3's
-    own chain. link_expires_s: how long an address to a result in a bucket is good for.
+    own chain. voices_url: where voices are kept, if not there too; the rest holds for both.
+    link_expires_s: how long an address to a result in a bucket is good for.
     """
 
     url: str = "bark-data"
+    voices_url: str | None = None
     endpoint: str | None = None
     region: str | None = None
     encryption: Encryption | None = None
@@ -116,7 +119,11 @@ class StoreSection(_Section):
 
     @property
     def location(self) -> StoreLocation:
-        return StoreLocation(**self.model_dump(exclude={"link_expires_s"}))
+        return StoreLocation(**self.model_dump(exclude={"link_expires_s", "voices_url"}))
+
+    @property
+    def voices_location(self) -> StoreLocation:
+        return replace(self.location, url=self.voices_url or self.url)
 
 
 class JobSection(_Section):

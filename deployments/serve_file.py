@@ -25,7 +25,7 @@ from ray.serve.schema import (
 from deployments.config import APP_NAME, INGRESS, STAGE_LABEL, STAGES, AppConfig
 from pipeline.errors import InvalidRequest
 
-POOLS = tuple(stage.removesuffix("Stage").lower() for stage in STAGES)
+POOLS = tuple(name.removesuffix("Stage").lower() for name in (INGRESS, *STAGES))
 IMPORT_PATH = "deployments.app:build"
 
 

@@ -51,9 +51,8 @@ class StageReplica(ABC):
         self.checkpoint = open_checkpoint(locate(model.name, revision=model.revision))
         self.spec = self.checkpoint.spec
         self.model_digest = self.checkpoint.digest
-        self._voices = voice_library(
-            model.name, self.checkpoint, config.voices.folders, open_store(config.store.location)
-        )
+        presets = open_store(config.store.voices_location)
+        self._voices = voice_library(model.name, self.checkpoint, config.voices.folders, presets)
         slots = 8 if self.slots is None else int(getattr(config.engine, self.slots))
         device = Device(model.device, model.backend)
         place = Placement(device, model.precision, slots, precedence=Precedence(_name_of(device)))

@@ -24,12 +24,15 @@ _NUM_THREADS = 16
 
 
 class StoreAccess:
-    """One store, and the three kinds of things that lie in it."""
+    """One store, or two, and the three kinds of things that lie in them."""
 
     def __init__(self, config: AppConfig, store: Store | None = None) -> None:
-        plain = open_store(config.store.location) if store is None else store
-        self.store = MeasuredStore(plain)
-        self.generations, self.voices = Generations(self.store), Voices(self.store)
+        section = config.store
+        self.store = MeasuredStore(open_store(section.location) if store is None else store)
+        self._voice_store = self.store
+        if section.voices_url is not None:
+            self._voice_store = MeasuredStore(open_store(section.voices_location))
+        self.generations, self.voices = Generations(self.store), Voices(self._voice_store)
         jobs = config.jobs
         self.jobs = Jobs(
             self.store, lease_s=jobs.lease_s, keep_s=jobs.keep_s, max_attempts=jobs.max_attempts
@@ -39,8 +42,8 @@ class StoreAccess:
     @property
     def presets(self) -> Store:
         """Where voice presets are read from: a folder is looked into, a bucket is asked."""
-        plain = self.store.plain
-        return plain if isinstance(plain, LocalStore) else self.store
+        plain = self._voice_store.plain
+        return plain if isinstance(plain, LocalStore) else self._voice_store
 
     async def run(self, act: Callable[..., _T], *arguments: Any, **more: Any) -> _T:
         """Run a call of the store and await its result."""

@@ -197,12 +197,13 @@ def _not_ready(url: str) -> str | None:
 
 
 def _make_absolute(given: dict[str, Any]) -> None:
-    """Let a store's folder be meant from here, wherever the workers run."""
+    """Let a store's folders be meant from here, wherever the workers run."""
     args = given["applications"][0].setdefault("args", {})
     store = args.setdefault("store", {})
-    url = str(store.get("url", StoreSection().url))
-    if "://" not in url:
-        store["url"] = str(Path(url).absolute())
+    for name in ("url", "voices_url"):
+        url = store.get(name, getattr(StoreSection(), name))
+        if url is not None and "://" not in str(url):
+            store[name] = str(Path(str(url)).absolute())
 
 
 def _reachable(host: str) -> str:

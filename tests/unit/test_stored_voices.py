@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deployments.config import AppConfig
+from deployments.store_access import StoreAccess
 from pipeline.errors import InvalidRequest, VoiceNotFound
 from pipeline.payloads import HistoryPrompt
 from pipeline.store.local import LocalStore
@@ -90,3 +92,12 @@ def test_half_written_voice_is_finished_or_removed(store: LocalStore) -> None:
 def test_bad_voice_name_is_refused(store: LocalStore, name: str) -> None:
     with pytest.raises(InvalidRequest, match="no voice name"):
         Voices(store).add(name, prompt(), {})
+
+
+def test_voices_may_have_a_store_of_their_own(tmp_path: Path) -> None:
+    section = {"url": str(tmp_path / "outputs"), "voices_url": str(tmp_path / "presets")}
+    access = StoreAccess(AppConfig.model_validate({"store": section}))
+    access.voices.add("narrator", prompt(), {})
+    assert access.voices.list() == ["narrator"]
+    assert (tmp_path / "presets" / "voices").is_dir()
+    assert not (tmp_path / "outputs" / "voices").exists()
