@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 DEMO_TEXT := Hello, I am a small Bark. I run on your machine.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check fix unit parity e2e infra k8s-values bench bulk nano soak gpu clean clean-kernels
+.PHONY: help venv demo test check fix unit parity e2e infra k8s k8s-values bench bulk nano soak gpu clean clean-kernels
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Editable, with the native kernels compiled by hatch_build.py; again when one of these changes.
 $(VENV)/.ready: pyproject.toml constraints.txt hatch_build.py $(wildcard pipeline/engine/native/*.h pipeline/engine/native/*.cpp)
@@ -41,6 +41,12 @@ fix: $(VENV)/.ready ## format, and mend what ruff can
 unit parity e2e infra: $(VENV)/.ready
 	@$(BIN)/python -m pytest tests/$@
 
+k8s: $(VENV)/.ready ## make what the overlays of k8s/ hold from serve_config.yaml and Terraform's values
+	@$(BIN)/python k8s/render.py
+
+k8s-values: $(VENV)/.ready ## take in what Terraform made, then the same
+	@terraform -chdir=infra/terraform output -json | $(BIN)/python k8s/render.py -
+
 bench: $(VENV)/.ready ## measure against transformers (about 6 minutes on 2 cores)
 	@$(BIN)/bark-serve bench
 
@@ -60,7 +66,7 @@ gpu: $(VENV)/.ready ## parity, reproducibility and benchmark on a CUDA device
 	@$(BIN)/bark-serve bench --suite gpu --profile
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) build dist demo.wav .*_cache .hypothesis pipeline/engine/native/*.so
+	rm -rf $(VENV) .infra build dist demo.wav .*_cache .hypothesis pipeline/engine/native/*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 clean-kernels:

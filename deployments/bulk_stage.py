@@ -158,7 +158,7 @@ class BulkStage(RowActor):
         return Service(
             config.model_copy(update={"admission": admission}),
             stages,
-            voice_library(config.model.name, self.checkpoint, config.voices.folders, store.store),
+            voice_library(config.model.name, self.checkpoint, config.voices.folders, store.presets),
             model_digest=self.checkpoint.digest,
             store=store,
         )

@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,31 +79,41 @@ def run(*command: str | Path, check: bool = True, **more: object) -> subprocess.
 def tools() -> Tools:
     """Return the tools, installed if need be."""
     FOLDER.mkdir(exist_ok=True)
-    inputs = [PINS, HERE / "tools.py", *sorted((HERE / "providers").glob("*.py"))]
-    wanted = hashlib.sha256(b"\0".join(file.read_bytes() for file in inputs)).hexdigest()
     made = Tools(FOLDER, {"TF_CLI_CONFIG_FILE": str(FOLDER / "terraformrc")})
     with FileLock(FOLDER / "lock"):
-        ready = FOLDER / "ready"
-        if not ready.exists() or ready.read_text() != wanted:
-            _install(made)
-            ready.write_text(wanted)
+        _once("venv", PINS.read_bytes(), lambda: _install(made))
+        read = (HERE / "providers" / "bindings.py").read_bytes()
+        _once("schemas", read + repr((PROVIDERS, ROOT)).encode(), lambda: _read_schemas(made))
     return made
+
+
+def _once(name: str, inputs: bytes, do: Callable[[], None]) -> None:
+    """Do what was not done yet with these inputs."""
+    mark, wanted = FOLDER / f"{name}.done", hashlib.sha256(inputs).hexdigest()
+    if not mark.exists() or mark.read_text() != wanted:
+        do()
+        mark.write_text(wanted)
 
 
 def _install(made: Tools) -> None:
     print("installing what tests/infra needs into .infra (about a minute)", file=sys.stderr)
     run(sys.executable, "-m", "venv", FOLDER / "venv")
-    python = made.command("python")
-    pip = (python, "-m", "pip", "--quiet", "--disable-pip-version-check")
-    run(*pip, "install", "--no-deps", "--no-compile", "--requirement", PINS)
+    run(*_pip(made), "install", "--no-deps", "--no-compile", "--requirement", PINS)
+
+
+def _pip(made: Tools) -> tuple[str, ...]:
+    return (made.command("python"), "-m", "pip", "--quiet", "--disable-pip-version-check")
+
+
+def _read_schemas(made: Tools) -> None:
     wheels = FOLDER / "wheels"
     bindings = [package for package, _ in PROVIDERS.values()]
-    run(*pip, "download", "--no-deps", "--dest", wheels, *bindings)
+    run(*_pip(made), "download", "--no-deps", "--dest", wheels, *bindings)
     for name, (package, kind) in PROVIDERS.items():
         (wheel,) = wheels.glob(f"{package.partition('==')[0].replace('-', '_')}-*.whl")
-        schema = FOLDER / f"{name}.schema"
-        read = run(python, HERE / "providers" / "bindings.py", wheel, schema, kind)
-        _put_in_mirror(name, version=read.stdout.split()[0])
+        read = HERE / "providers" / "bindings.py"
+        told = run(made.command("python"), read, wheel, FOLDER / f"{name}.schema", kind)
+        _put_in_mirror(name, version=told.stdout.split()[0])
     shutil.rmtree(wheels)
     mirror = f'filesystem_mirror {{\npath = "{FOLDER / "mirror"}"\n}}'
     Path(made.environment["TF_CLI_CONFIG_FILE"]).write_text(
