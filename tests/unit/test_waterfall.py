@@ -12,6 +12,7 @@ def segments(*began_s):
         SimpleNamespace(
             segment=SimpleNamespace(index=index),
             reports=[StageReport("codec", queue_s=1.0, device_s=1.0, began_unix_s=began)],
+            mark_s=0.0,
         )
         for index, began in enumerate(began_s)
     ]
