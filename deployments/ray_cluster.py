@@ -20,7 +20,7 @@ def connect(
         options: more of `ray.init`'s, for a cluster that is started.
 
     Raises:
-        EngineFailed: Ray is not installed.
+        EngineFailed: Ray is not installed, or can not be started.
     """
     try:
         import ray
@@ -34,12 +34,15 @@ def connect(
     # Ray would give an actor that asks for a third of a core one thread; here the stages take
     # turns, and each may have all cores while it works.
     os.environ.setdefault("OMP_NUM_THREADS", str(default_num_threads()))
-    ray.init(  # "local": not one that happens to run here already
-        address="local",
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        include_dashboard=False,
-        **quiet,
-        **options,
-    )
+    try:
+        ray.init(  # "local": not one that happens to run here already
+            address="local",
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            include_dashboard=False,
+            **quiet,
+            **options,
+        )
+    except Exception as error:  # of many kinds; a machine that is very busy is one of them
+        raise EngineFailed(f"Ray can not be started here: {error}") from error
     return True
