@@ -28,6 +28,7 @@ from deployments.admission import Admission
 from deployments.config import AppConfig
 from deployments.provenance import Provenance
 from deployments.recent import Recent
+from deployments.request_meter import count_end, count_segment, refusals_counted
 from deployments.store_access import StoreAccess
 from pipeline import telemetry
 from pipeline.clip import Clip
@@ -143,19 +144,8 @@ class Generation:
         """Keep a segment that is made, and count it."""
         self.done.append(segment)
         self.total_s = time.monotonic() - self.began_s
-        if not self.first_audio_s:
-            self.first_audio_s = self.total_s
-            metrics.FIRST_AUDIO_SECONDS.observe(self.total_s, way=self.way)
-        metrics.AUDIO_SECONDS.add(segment.sound.duration_s, way=self.way)
-        for report in segment.reports:
-            metrics.QUEUE_SECONDS.observe(max(0.0, report.queue_s), stage=report.stage)
-
-    def _count(self, outcome: str) -> None:
-        metrics.GENERATIONS.add(way=self.way, code=outcome)
-        if outcome == "ok":
-            made_s = sum(segment.sound.duration_s for segment in self.done)
-            metrics.GENERATION_SECONDS.observe(self.total_s, way=self.way)
-            metrics.REAL_TIME_FACTOR.observe(self.total_s / made_s, way=self.way)
+        self.first_audio_s = self.first_audio_s or self.total_s
+        count_segment(self.way, segment, self.total_s, is_first=len(self.done) == 1)
 
     @contextmanager
     def _remembered(self, span: Span) -> Iterator[None]:
@@ -167,7 +157,7 @@ class Generation:
             outcome = metrics.code_of(error)
             raise
         finally:
-            self._count(outcome)
+            count_end(self.way, outcome, self.done, self.total_s)
             known = span.get_span_context()
             trace_id = f"{known.trace_id:032x}" if known.is_valid else ""
             made_id = self.id if self.done else ""
@@ -330,7 +320,7 @@ class Service:
             InvalidRequest, InvalidVoice, VoiceNotFound.
         """
         began = time.monotonic()
-        with _refusals_counted(way):
+        with refusals_counted(way):
             request = self._checked(fields)
             histories = {
                 name: await self.history(name, voices or {}) for name in _voices_named(request)
@@ -404,17 +394,6 @@ class Service:
         if name in given or await asyncio.to_thread(self.voices.is_at_hand, name):
             return await asyncio.to_thread(read)
         return await self.store.run(read)  # may ask a bucket
-
-
-@contextmanager
-def _refusals_counted(way: str | None) -> Iterator[None]:
-    """Count what was never begun, too."""
-    try:
-        yield
-    except BaseException as error:
-        if way is not None:
-            metrics.GENERATIONS.add(way=way, code=metrics.code_of(error))
-        raise
 
 
 def _voices_named(request: SynthesisRequest) -> list[str]:

@@ -122,14 +122,16 @@ def test_requests_are_counted_by_route_and_code(served, prometheus):
     assert speech(served, inputt="a typo").status_code == 422
     assert speech(served, input=LONG, timeout_s=0.05).status_code == 504
     broken = speech(served, input=LONG * 4, timeout_s=1.5, stream_format="sse")
-    assert "deadline_exceeded" in broken.text  # after the first byte: HTTP has said 200
+    assert "deadline_exceeded" in broken.text
+    # after the first byte HTTP has said 200; a machine that is slow has not got so far
+    said = {200: (4, 1), 504: (3, 2)}[broken.status_code]
     assert httpx.get(f"{served.url}/private/{VOICE}").status_code == 404
     speeches = ("/v1/audio/speech",)
     wanted = {
-        (*speeches, "ok"): 4,
+        (*speeches, "ok"): said[0],
         (*speeches, "voice_not_found"): 1,
         (*speeches, "invalid_request"): 1,
-        (*speeches, "deadline_exceeded"): 1,
+        (*speeches, "deadline_exceeded"): said[1],
         ("none", "not_found"): 1,
     }
     routes = 'ray_bark_http_requests_total{route!~"/readyz"}'
@@ -138,11 +140,13 @@ def test_requests_are_counted_by_route_and_code(served, prometheus):
     comes_to(prometheus, ends, 'ray_bark_generations_total{way="http"}', "code")
     made_s = sum(float(answer.headers["X-Bark-Audio-Seconds"]) for answer in answers)
     for name in ("generation_seconds", "real_time_factor"):  # of what succeeded
-        assert by(prometheus, f"ray_bark_{name}_count", "way")["http",] == 3
-    told_s = prometheus.value('sum(ray_bark_audio_seconds_total{way="http"})')
-    assert told_s >= made_s - 0.002  # and the segments of the one that broke off
-    late = by(prometheus, 'ray_bark_sequences_total{outcome="late"}', "stage")
-    assert sum(late.values()) > 0
+        comes_to(prometheus, {("http",): 3}, f'ray_bark_{name}_count{{way="http"}}', "way")
+    told = 'sum(ray_bark_audio_seconds_total{way="http"})'
+    # and the segments of the one that broke off
+    eventually(lambda: prometheus.value(told) >= made_s - 0.002)
+    # the engine looks at the clock itself, and its caller gives up: one of them is first
+    given_up = 'ray_bark_sequences_total{outcome=~"late|cancelled"}'
+    eventually(lambda: by(prometheus, given_up, "stage"))
 
 
 def test_audio_seconds_are_those_of_the_headers(served, prometheus):
@@ -194,20 +198,25 @@ def test_who_goes_away_is_counted_down_to_the_slot(served, prometheus):
 
 
 def test_a_death_is_a_retry_and_no_total_falls_or_doubles(served, prometheus):
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(speech, served, input=LONG * 3, timeout_s=100)
-        busy = served.handle("CoarseStage")
-        eventually(lambda: busy.facts.remote().result()["running"])
-        served.kill("CoarseStage")
-        assert running.result().status_code == 200
-    eventually(lambda: by(prometheus, "ray_bark_retries_total", "stage", "reason"))
+    busy = served.handle("CoarseStage")
+
+    def is_killed_at_work() -> bool:
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(speech, served, input=LONG * 4, timeout_s=100)
+            eventually(lambda: busy.facts.remote().result()["running"])
+            served.kill("CoarseStage")
+            assert running.result().status_code == 200
+        time.sleep(2.5)  # longer than between two reports
+        return bool(by(prometheus, "ray_bark_retries_total", "stage", "reason"))
+
+    eventually(is_killed_at_work)  # it may just have been done
     assert set(by(prometheus, "ray_bark_retries_total", "stage", "reason")) == {
         ("coarse", "replica_died")
     }
 
     def settled() -> dict[tuple[str, ...], float] | None:
         counted = by(prometheus, "ray_bark_tokens_total", "stage")
-        time.sleep(2.5)  # longer than between two reports
+        time.sleep(2.5)
         return counted if counted == by(prometheus, "ray_bark_tokens_total", "stage") else None
 
     before = eventually(settled)
@@ -215,7 +224,7 @@ def test_a_death_is_a_retry_and_no_total_falls_or_doubles(served, prometheus):
     after = {key: before[key] + count for key, count in tokens_of(result).items()}
     comes_to(prometheus, after, "ray_bark_tokens_total", "stage")
     total = 'sum(ray_bark_tokens_total{stage="coarse"})'
-    assert len(prometheus.query('ray_bark_tokens_total{stage="coarse"}')) == 2  # replicas
+    assert len(prometheus.query('ray_bark_tokens_total{stage="coarse"}')) > 1  # replicas
     assert prometheus.value(f"resets(({total})[10m:1s])") == 0
     assert prometheus.value("max(resets(ray_bark_tokens_total[10m]))") == 0
 
@@ -251,23 +260,28 @@ def test_every_expression_of_the_dashboard_has_data(prometheus):
     assert len(targets) > 35
     for target in targets:
         expression = target["expr"].replace("$namespace", ".*").replace("$__rate_interval", "10m")
-        found = [one["value"] for one in prometheus.query(expression)]
+        # of the last minute: gauges have gaps where a machine is too busy to tell them in time
+        found = [one["value"] for one in prometheus.query(f"max_over_time(({expression})[1m:1s])")]
         assert any(value == value for value in found), f"{expression} has no data"  # beside NaN
 
 
 def test_every_rule_is_evaluated_and_what_it_asks_for_is_there(prometheus):
+    def seen(selector: str) -> list:
+        return prometheus.query(f"last_over_time({selector}[1m])")
+
     rules = prometheus.rules()
     assert {rule["health"] for rule in rules} == {"ok"}
     assert len(rules) == sum(len(group["rules"]) for group in RULES["groups"])
     for rule in rules:
         if rule["type"] == "recording" and not rule["name"].endswith(("30m", "1h", "6h")):
-            assert prometheus.query(rule["name"]), f"{rule['name']} has no data"
+            assert seen(rule["name"]), f"{rule['name']} has no data"
         for selector in re.findall(r"\b(?:ray_\w+|bark:[\w:]+)(?:\{[^}]*\})?", rule["query"]):
-            assert prometheus.query(selector), f"{selector} of {rule['name']} has no data"
+            assert seen(selector), f"{selector} of {rule['name']} has no data"
 
 
 def test_every_metric_is_exported_with_its_labels_and_nothing_private(prometheus):
-    series = [one["metric"] for one in prometheus.query('{__name__=~"ray_bark_.+"}')]
+    seen = prometheus.query('last_over_time({__name__=~"ray_bark_.+"}[1m])')
+    series = [one["metric"] for one in seen]
     assert {labels["__name__"] for labels in series} == set(OURS)
     of_ray = {"__name__", "instance", "job", "Component", "NodeAddress", "SessionName", "Version"}
     of_ray |= {"WorkerId", "JobId", "application", "deployment", "replica"}
