@@ -82,6 +82,7 @@ def measure(
             precision=best,
             slots=settings.slots or max(settings.concurrency),
             levels=list(settings.concurrency),
+            repeats=settings.repeats,
             **clip,
             **place,
         )

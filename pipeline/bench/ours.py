@@ -22,9 +22,10 @@ IDLE_REQUESTS = 15  # of which the median is taken
 
 
 class StageClock:
-    """Wall-clock seconds of the stages of one request alone, from its progress reports.
+    """Wall-clock seconds of the stages, from progress reports.
 
-    One stage begins when the one before it ends, so only the ends need be seen.
+    Of one request alone, or of equal ones at once, which reach each stage together. One stage
+    begins when the one before it ends, so only the ends need be seen.
     """
 
     def __init__(self) -> None:
@@ -84,6 +85,7 @@ def concurrent(
     work: Json,
     warm_up: Json,
     levels: list[int],
+    repeats: int,
 ) -> Json:
     """Measure N different requests at once, for each N, and short ones alone.
 
@@ -96,21 +98,26 @@ def concurrent(
         note("warming up")
         bark.generate_many([request(number, Work(**warm_up)) for number in range(max(levels))])
         for level in levels:
-            found[str(level)] = together(bark, clip_work, level)
+            runs = [together(bark, clip_work, level) for _ in range(repeats)]
+            found[str(level)] = middle(runs) | {"runs_total_s": [run["total_s"] for run in runs]}
             note(f"{level} at once: {found[str(level)]['audio_s_per_s']:.2f} s of sound a second")
         idle = [_alone_s(bark, number, Work(**warm_up)) for number in range(IDLE_REQUESTS)]
     return {"levels": found, "idle_s": median(idle), **_peaks()}
 
 
 def together(bark: Bark, work: Work, number: int) -> Json:
-    """Make so many different clips at once, and return what it took."""
-    requests = [request(n, work) for n in range(100, 100 + number)]
+    """Make so many different clips at once, and return what it took.
+
+    `stage_s`: wall-clock seconds of the stages, as if one ended before the next one began.
+    """
+    clock = StageClock()
+    requests = [request(n, work) | {"progress": clock} for n in range(100, 100 + number)]
     began = time.perf_counter()
     clips = bark.generate_many(requests)
     total_s = time.perf_counter() - began
     for clip in clips:
         _check(clip, work)
-    return _many(clips, work, total_s)
+    return {**_many(clips, work, total_s), "stage_s": clock.seconds()}
 
 
 def _alone_s(bark: Bark, number: int, work: Work) -> float:

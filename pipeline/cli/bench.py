@@ -75,7 +75,7 @@ def bench(
         int | None, typer.Option(min=1, help="For both sides; all that this process may use.")
     ] = None,
     repeats: Annotated[
-        int | None, typer.Option(min=1, help="Clips of one request; the median counts.")
+        int | None, typer.Option(min=1, help="Of each measurement; the median counts.")
     ] = None,
     skip_transformers: Annotated[
         bool, typer.Option("--skip-transformers", help="Only ours: no ratios.")
