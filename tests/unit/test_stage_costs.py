@@ -1,0 +1,100 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+from bench_report import bench_report
+
+from pipeline.capacity.stage_costs import StageCost, costs_of, read_costs
+from pipeline.errors import InvalidRequest
+
+
+def test_measured_batches_come_back_as_they_were_measured() -> None:
+    coarse = costs_of(bench_report()).stages["coarse"]
+    assert (coarse.slowdown(1), coarse.slowdown(8)) == (1.0, 5.0)
+    assert coarse.slots == 8
+    assert coarse.best_gain == 8 / 5
+
+
+def test_between_two_batches_a_row_costs_the_same() -> None:
+    coarse = costs_of(bench_report()).stages["coarse"]
+    steps = [coarse.slowdown(n + 1) - coarse.slowdown(n) for n in range(1, 8)]
+    assert steps == pytest.approx([4 / 7] * 7)
+
+
+def test_jobs_in_turn_have_no_slots_and_gain_nothing() -> None:
+    fine = costs_of(bench_report()).stages["fine"]
+    assert fine.slots is None
+    assert [fine.slowdown(n) for n in (1, 2, 8, 40)] == pytest.approx([1, 2, 8, 40])
+    assert fine.best_gain == pytest.approx(1.0)
+
+
+def test_noise_makes_no_batch_faster_than_a_smaller_one() -> None:
+    noisy = StageCost(2.0, ((1, 2.0), (2, 1.9), (4, 3.0), (8, 2.8)))
+    speeds = [noisy.slowdown(n) for n in range(1, 10)]
+    assert speeds == sorted(speeds)
+    assert speeds[0] == 1.0
+
+
+def test_shorter_clip_costs_less_but_for_what_is_fixed() -> None:
+    costs = costs_of(bench_report())
+    assert costs.work_s(10.0) == pytest.approx((1.4, 8.0, 2.0, 0.5))
+    # the prefill stays; a fine window costs the same however little is in it
+    assert costs.work_s(5.0) == pytest.approx((0.1 + 1.3 / 2, 4.0, 2.0, 0.25))
+
+
+def test_windows_of_the_fine_model_are_paid_whole() -> None:
+    report = bench_report()
+    report["settings"]["work"]["fine_windows"] = 4
+    fine = [costs_of(report).work_s(seconds)[2] for seconds in (10, 7.5, 7.4, 5.1, 2.5, 0.1)]
+    assert fine == pytest.approx([2.0, 1.5, 1.5, 1.5, 0.5, 0.5])
+
+
+def test_longer_clip_than_measured_is_refused_with_the_command_that_measures_it() -> None:
+    with pytest.raises(InvalidRequest, match=r"bark-serve bench --seconds 12\.5 ") as refused:
+        costs_of(bench_report()).work_s(12.45)
+    assert "clips of 10 s were measured" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [([], "has no requests at once"), ([1], "has 1 requests"), ([8], "has 8 requests")],
+    ids=["none", "alone", "together"],
+)
+def test_missing_level_is_named_with_the_command(levels: list[int], message: str) -> None:
+    report = bench_report()
+    report["concurrency"] = {str(n): report["concurrency"][str(n)] for n in levels}
+    with pytest.raises(InvalidRequest, match=message) as refused:
+        costs_of(report)
+    assert "bench --seconds 10 --concurrency 1 --concurrency 8" in refused.value.message
+
+
+def test_more_slots_than_measured_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match=r"--concurrency 1 --concurrency 16 "):
+        costs_of(bench_report(), slots=16)
+    assert costs_of(bench_report(), slots=4).stages["semantic"].slots == 4
+
+
+def test_report_of_an_older_bench_is_refused() -> None:
+    report = bench_report()
+    del report["concurrency"]["8"]["stage_s"]
+    with pytest.raises(InvalidRequest, match="older version"):
+        costs_of(report)
+
+
+def test_file_may_be_all_that_bench_printed(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    path.write_text(f"a table\n\n{json.dumps(bench_report())}\n")
+    assert read_costs(path) == costs_of(bench_report())
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "a table", "[1]", "{}", '{"settings": {}, "concurrency": 3}']
+)
+def test_what_is_no_report_is_refused(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "costs.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InvalidRequest, match=re.escape(str(path))) as refused:
+        read_costs(path)
+    assert "run bark-serve bench" in refused.value.message
