@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import typer
 
-from pipeline.cli import bench, cost, doctor, fetch, say, verify, voices
+from pipeline.cli import bench, cost, doctor, fetch, plan, say, verify, voices
 from pipeline.errors import BarkError, InvalidRequest, VoiceNotFound
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("fetch")(fetch.fetch)
 app.command("verify")(verify.verify)
 app.command("cost")(cost.cost)
 app.command("bench")(bench.bench)
+app.command("plan")(plan.plan)
 app.command("doctor")(doctor.doctor)
 for entry in sorted(entry_points(group="bark_serve.commands"), key=lambda entry: entry.name):
     app.command(entry.name)(entry.load())
