@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_TEXT := Hello, I am a small Bark. I run on your machine.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check fix unit parity e2e infra k8s k8s-values bench bulk nano soak gpu clean clean-kernels
+.PHONY: help venv demo test check fix unit parity e2e infra k8s k8s-values bench bulk plan-check nano soak gpu clean clean-kernels
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench: $(VENV)/.ready ## measure against transformers (about 6 minutes on 2 core
 
 bulk: $(VENV)/.ready ## ten thousand prompts through the pipeline, within bounds of memory
 	@$(BIN)/python -m pytest tests/serve/test_bulk_many.py -m soak -s
+
+plan-check: $(VENV)/.ready ## the real service beside `bark-serve plan` (5 minutes, a quiet machine)
+	@$(BIN)/python -m deployments.plan_check
 
 nano: $(VENV)/.ready ## train nano from nothing (hours on 2 cores)
 	@$(BIN)/python -m training.nano all

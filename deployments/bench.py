@@ -64,8 +64,8 @@ def overhead(
     engine = {"semantic_slots": slots, "coarse_slots": slots}
     admission = {"max_running": max(levels), "max_waiting": 0}
     args = {"model": model, "engine": engine, "admission": admission}
-    port = _free_port()
-    schema, _ = check_serve_config(_config(port, args))
+    port = free_port()
+    schema, _ = check_serve_config(local_config(port, args))
     cluster = Cluster(None, num_cpus=max(8, os.cpu_count() or 1), num_gpus=None)
     try:
         cluster.deploy(schema)
@@ -81,7 +81,7 @@ def overhead(
 
 def _measure(client: httpx.Client, work: Work, warm_up: Work, levels: list[int]) -> Json:
     def post(number: int, asked: Work) -> httpx.Response:
-        body = _body(number, text(number), asked)
+        body = speech_body(number, text(number), asked)
         answer = client.post(_SPEECH, json=body)
         if answer.status_code != 200 or len(answer.content) != round(asked.seconds * 24_000) * 2:
             raise EngineFailed(f"HTTP {answer.status_code}, {len(answer.content)} bytes")
@@ -152,7 +152,7 @@ def _first_audio(client: httpx.Client, work: Work) -> Json:
         waited = []
         for number in range(_FIRST_REQUESTS):
             began = time.perf_counter()
-            body = _body(number, said, work)
+            body = speech_body(number, said, work)
             with client.stream("POST", _SPEECH, json=body) as answer:
                 if answer.status_code != 200:
                     raise EngineFailed(f"HTTP {answer.status_code}")
@@ -167,15 +167,14 @@ def _refused_s(client: httpx.Client, room: int, work: Work) -> float:
 
     def refused(number: int) -> float:
         began = time.perf_counter()
-        answer = client.post(_SPEECH, json=_body(number, text(number), work))
+        answer = client.post(_SPEECH, json=speech_body(number, text(number), work))
         if answer.status_code != 503 or "Retry-After" not in answer.headers:
             raise EngineFailed(f"HTTP {answer.status_code} where the service is full")
         return time.perf_counter() - began
 
     with ThreadPoolExecutor(room) as pool:
-        taken = [
-            pool.submit(client.post, _SPEECH, json=_body(n, text(n), work)) for n in range(room)
-        ]
+        bodies = [speech_body(number, text(number), work) for number in range(room)]
+        taken = [pool.submit(client.post, _SPEECH, json=body) for body in bodies]
         time.sleep(_FULL_AFTER_S)
         slowest = max(refused(number) for number in range(_REFUSALS))
         if any(answer.result().status_code != 200 for answer in taken):
@@ -183,7 +182,7 @@ def _refused_s(client: httpx.Client, room: int, work: Work) -> float:
     return slowest
 
 
-def _body(number: int, said: str, work: Work) -> Json:
+def speech_body(number: int, said: str, work: Work) -> Json:
     return {
         "model": "tts-1",
         "input": said,
@@ -193,7 +192,7 @@ def _body(number: int, said: str, work: Work) -> Json:
     }
 
 
-def _config(port: int, args: Json) -> Json:
+def local_config(port: int, args: Json) -> Json:
     given = load_serve_file(_FILE)
     given["http_options"] |= {"port": port}
     app = given["applications"][0]
@@ -205,7 +204,7 @@ def _config(port: int, args: Json) -> Json:
     return given
 
 
-def _free_port() -> int:
+def free_port() -> int:
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

@@ -1,0 +1,229 @@
+"""`make plan-check`: whether `bark-serve plan` tells the truth.
+
+The real application on this machine, under requests at random moments, beside the simulation of
+the same moments, with costs measured in the same run. All stages are on this machine's cores, so
+the simulation shares one device among them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from random import Random
+from statistics import median
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deployments.bench import free_port, local_config, speech_body
+from deployments.serve_file import check_serve_config
+from deployments.up import Cluster
+from pipeline.bench.machine import machine_busy_s
+from pipeline.bench.suite import ChildProcess, Settings, measure
+from pipeline.bench.workload import Work, text
+from pipeline.capacity.simulation import Arrival, Outcome, Pool, Simulation, poisson
+from pipeline.capacity.stage_costs import STAGES, Costs, costs_of
+from pipeline.engine.native_gpt import default_num_threads
+from pipeline.errors import EngineFailed
+
+Json = dict[str, Any]
+LEVELS = (1, 2, 4, 8)
+SLOTS = max(LEVELS)
+IDLE_REQUESTS = 15
+IDLE_APART_S = 1.3  # more than a request takes, so each finds all processes asleep
+QUIET_CORES = 0.15
+ALLOWED = 0.2  # of what was measured
+SEED = 7
+
+
+def check(
+    model: Annotated[str, typer.Option("--model", "-m")] = "nano",
+    precision: Annotated[str, typer.Option("--precision", "-p")] = "fp32",
+    seconds: Annotated[float, typer.Option(help="Sound of every request.")] = 4.0,
+    load: Annotated[
+        list[float] | None,
+        typer.Option(help="Of what the plan says it can do at most, repeatable; 0.4 and 0.75."),
+    ] = None,
+    requests: Annotated[int, typer.Option(min=20, help="Of each load.")] = 150,
+) -> None:
+    """Print what was measured beside what was simulated; the last line is JSON.
+
+    Exits with 1 where they differ by more than a fifth.
+    """
+    console = Console(stderr=True, highlight=False)
+    threads = default_num_threads()
+    settings = Settings(
+        model=model,
+        seconds=seconds,
+        precisions=(precision,),
+        concurrency=LEVELS,
+        threads=threads,
+        repeats=3,
+        transformers=False,
+    )
+    wait_for_quiet(console)
+    report = measure(settings, ChildProcess(threads, console.print), console.print)
+    costs = costs_of(report)
+    console.print("the service")
+    with Served(model, precision, Work(**report["settings"]["work"])) as served:
+        served.send([0.0] * SLOTS)  # warms all processes up
+        apart = [number * IDLE_APART_S for number in range(IDLE_REQUESTS)]
+        idle_s = median(answer.took_s for answer in served.send(apart))
+        added_s = idle_s - sum(costs.stages[stage].alone_s for stage in STAGES)
+        most = capacity(costs, added_s)
+        console.print(f"alone {idle_s:.3f} s, of which the service {added_s:.3f} s")
+        rows = [
+            compare(served, costs, added_s, part, part * most, requests)
+            for part in load or (0.4, 0.75)
+        ]
+    show(rows)
+    print(json.dumps({"report": report, "idle_s": idle_s, "added_s": added_s, "loads": rows}))
+    ratios = [row["ratio"][key] for row in rows for key in ("throughput", "p95_s")]
+    if any(abs(ratio - 1) > ALLOWED for ratio in ratios):
+        sys.exit(f"simulated and measured differ by more than {ALLOWED:.0%}")
+
+
+def wait_for_quiet(console: Console) -> None:
+    """Wait until others leave the machine alone, for a minute at most."""
+    for _ in range(30):
+        before_s = machine_busy_s()
+        time.sleep(2)
+        now_s = machine_busy_s()
+        if before_s is None or now_s is None or now_s - before_s < 2 * QUIET_CORES:
+            return
+    console.print("NOT a quiet machine: others keep it busy", style="red")
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request: when, in seconds since the first, and how long its answer took."""
+
+    at_s: float
+    took_s: float
+
+
+class Served:
+    """The application on a cluster of its own, one replica a stage; a client for it."""
+
+    def __init__(self, model: str, precision: str, work: Work) -> None:
+        self._work, self._sent = work, 0
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        port = free_port()
+        args = {
+            "model": {"name": model, "precision": precision},
+            "engine": {"semantic_slots": SLOTS, "coarse_slots": SLOTS},
+            "admission": {"max_running": 1000},
+        }
+        schema, _ = check_serve_config(local_config(port, args))
+        self._cluster = Cluster(None, num_cpus=max(8, os.cpu_count() or 1), num_gpus=None)
+        self._url = f"http://127.0.0.1:{port}"
+        try:
+            self._cluster.deploy(schema)
+            for waiting in self._cluster.until_ready(self._url, threading.Event()):
+                del waiting
+        except BaseException:
+            self._cluster.close()
+            raise
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cluster.close()
+
+    def send(self, moments_s: Sequence[float]) -> list[Sent]:
+        """Send a request at each moment, and wait for all answers."""
+        return asyncio.run(self._send(moments_s))
+
+    async def _send(self, moments_s: Sequence[float]) -> list[Sent]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=self._url, timeout=600, limits=limits) as client:
+            began = time.perf_counter() - moments_s[0]
+
+            async def one(moment_s: float, number: int) -> Sent:
+                await asyncio.sleep(began + moment_s - time.perf_counter())
+                sent = time.perf_counter()
+                body = speech_body(number, text(number), self._work)
+                answer = await client.post("/v1/audio/speech", json=body)
+                if answer.status_code != 200:
+                    raise EngineFailed(f"HTTP {answer.status_code}")
+                return Sent(sent - began, time.perf_counter() - sent)
+
+            first, self._sent = self._sent, self._sent + len(moments_s)
+            return await asyncio.gather(*(one(m, first + n) for n, m in enumerate(moments_s)))
+
+
+def simulate(costs: Costs, added_s: float, moments_s: Sequence[float]) -> Outcome:
+    """Run the same requests through one replica of each stage, all on one device."""
+    pools = [
+        Pool(stage, 1, costs.stages[stage].slowdown, costs.stages[stage].slots, shares=True)
+        for stage in STAGES
+    ]
+    # What the service adds is work too, but each of its processes has one thread for it; kernels
+    # have one for every core, and those that wait for others spin.
+    pools.insert(0, Pool("service", 1, float, shares=True, demand=1 / default_num_threads()))
+    segment = (max(added_s, 1e-6), *(costs.stages[stage].alone_s for stage in STAGES))
+    arrivals = [Arrival(at_s, (segment,)) for at_s in moments_s]
+    return Simulation(pools, Random(SEED)).run(arrivals)
+
+
+def capacity(costs: Costs, added_s: float) -> float:
+    """Return the requests a second that one device can do at most."""
+    least_s = sum(stage.alone_s / stage.best_gain for stage in costs.stages.values())
+    return 1 / (least_s + added_s / default_num_threads())
+
+
+def compare(
+    served: Served, costs: Costs, added_s: float, part: float, rps: float, requests: int
+) -> Json:
+    """Send requests at random moments; return what came of it beside what was to be expected."""
+    arrivals = islice(poisson(rps, [((),)], Random(SEED)), requests)
+    answers = served.send([arrival.at_s for arrival in arrivals])
+    outcome = simulate(costs, added_s, [answer.at_s for answer in answers])
+    took_s = sorted(answer.took_s for answer in answers)
+    last_s = max(answer.at_s + answer.took_s for answer in answers)
+    measured = {
+        "throughput": requests / (last_s - answers[0].at_s),
+        "p50_s": took_s[int(0.5 * requests)],
+        "p95_s": took_s[int(0.95 * requests)],
+    }
+    simulated = {
+        "throughput": outcome.throughput,
+        "p50_s": outcome.quantile(0.5),
+        "p95_s": outcome.quantile(0.95),
+    }
+    return {
+        "load": part,
+        "rps": rps,
+        "requests": requests,
+        "measured": measured,
+        "simulated": simulated,
+        "ratio": {key: simulated[key] / measured[key] for key in measured},
+        "answers": [[round(answer.at_s, 4), round(answer.took_s, 4)] for answer in answers],
+    }
+
+
+def show(rows: Sequence[Json]) -> None:
+    """Print one table for people."""
+    table = Table(box=None)
+    for column in ("load", "requests a second", "", "throughput", "p50 s", "p95 s"):
+        table.add_column(column, justify="left" if not column else "right")
+    for row in rows:
+        for kind in ("measured", "simulated", "ratio"):
+            head = (f"{row['load']:.0%}", f"{row['rps']:.3f}") if kind == "measured" else ("", "")
+            table.add_row(*head, kind, *(f"{value:.3f}" for value in row[kind].values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(check)
