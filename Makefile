@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_TEXT := Hello, I am a small Bark. I run on your machine.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check fix unit parity e2e infra k8s k8s-values bench bulk plan-check nano soak gpu clean clean-kernels
+.PHONY: help venv demo test check fix unit parity e2e infra k8s k8s-values bench bulk plan-check nano soak cluster-sim gpu clean clean-kernels
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,11 @@ nano: $(VENV)/.ready ## train nano from nothing (hours on 2 cores)
 soak: $(VENV)/.ready ## a thousand jobs among dying processes, then twenty minutes of traffic: nothing may grow
 	@BARK_TEST_JOBS=1000 $(BIN)/python -m pytest tests/serve/test_jobs.py -k end_once_each
 	@$(BIN)/python -m pytest tests/serve/test_soak.py -m soak -s
+
+# told before Ray is imported: handles of a cluster that is gone must not look for the next one
+cluster-sim: export RAY_ENABLE_AUTO_CONNECT = 0
+cluster-sim: $(VENV)/.ready ## production's pools as processes here: scale up, scale down, lose a node
+	@$(BIN)/python tests/sim/cluster_sim.py
 
 gpu: $(VENV)/.ready ## parity, reproducibility and benchmark on a CUDA device
 	@$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "torch sees no CUDA device here")'

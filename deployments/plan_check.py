@@ -29,7 +29,8 @@ from deployments.bench import free_port, local_config, speech_body
 from deployments.serve_file import check_serve_config
 from deployments.up import Cluster
 from pipeline.bench.machine import machine_busy_s
-from pipeline.bench.suite import ChildProcess, Settings, measure
+from pipeline.bench.measure import ChildProcess, measure
+from pipeline.bench.suites import Settings
 from pipeline.bench.workload import Work, text
 from pipeline.capacity.simulation import Arrival, Outcome, Pool, Simulation, poisson
 from pipeline.capacity.stage_costs import STAGES, Costs, costs_of
