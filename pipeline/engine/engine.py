@@ -1,70 +1,63 @@
 """The engine: submit, step, run_until_done. Knows sequences and slots, not what tokens mean.
 
 One `step` is one turn of the scheduler: drop what is cancelled or late, then one prefill, or one
-decode step over every running sequence. Not thread-safe; `async_engine` gives it a thread.
+decode step over every running sequence, then a look at the tokens of a turn that was begun before
+(with a model whose logits come to the host: of this one). Not thread-safe; `async_engine` gives it
+a thread.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.engine.counters import Counters, Outcome
+from pipeline.engine.drawing import DrawingRunner, Drawn, HostDrawing, Runner
 from pipeline.engine.precedence import Precedence
-from pipeline.engine.sampler import next_token
 from pipeline.engine.scheduler import Scheduler
 from pipeline.engine.sequence import Prompt, Sequence
 from pipeline.errors import BarkError, Cancelled, DeadlineExceeded, EngineFailed
 
-Float32 = NDArray[np.float32]
-Int64 = NDArray[np.int64]
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Turn:
+    """What the device was given to do. reused: positions that a prefill kept; None: a decode.
 
-class Runner(Protocol):
-    """A causal model with a KV cache of `num_slots` rows of `max_positions`; see runner.py.
-
-    `first_id` is the token id of logit 0; `busy_s` how long the last call had the device, which
-    is less than it took where other models had it in between.
+    lives: which life of each sequence it was for; one that began anew has no use for the token.
     """
 
-    num_slots: int
-    max_positions: int
-    first_id: int
-    busy_s: float
-
-    def extend(self, slot: int, start: int, tokens: Int64, added: Int64 | None) -> Float32:
-        """Run tokens [P] at positions start…, keep their KV; return the last one's logits [V]."""
-
-    def decode(self, slots: list[int], positions: list[int], tokens: list[int]) -> Float32:
-        """Run one token for each of B sequences; return logits [B, V]."""
-
-    def rest(self) -> None:
-        """No sequence runs now: what the slots hold is not needed again."""
+    batch: list[Sequence]
+    lives: list[int]
+    reused: int | None
+    began_s: float
+    drawn: Drawn
 
 
 class Engine:
     """Continuous batching over one runner: sequences join and leave at every step."""
 
-    def __init__(self, runner: Runner, precedence: Precedence | None = None) -> None:
+    def __init__(
+        self, runner: Runner | DrawingRunner, precedence: Precedence | None = None
+    ) -> None:
         self.runner, self._precedence = runner, precedence
+        self._drawing = runner if isinstance(runner, DrawingRunner) else HostDrawing(runner)
+        self._in_flight: deque[_Turn] = deque()
+        self._landed_s = 0.0  # when the last turn's tokens were there
         self.scheduler = Scheduler(runner.num_slots)
         self.steps = 0
         self.busy_s = 0.0  # how long the device worked for this engine: the sum of all shares
-        # The most steps that any sequence had after it was given up: one may be in flight.
+        self.surplus_s = 0.0  # … and on turns whose sequences had all ended when it was done
+        # The most turns that any sequence had after it was given up: at most 1 + steps_ahead.
         self.most_wasted_steps = 0
         self.counters = Counters()
 
     @property
     def has_work(self) -> bool:
         """Say whether a step would do something: work of low priority may have to wait."""
-        if not self.scheduler.has_work:
-            return False
-        if self._precedence is None or self.scheduler.has_other:
-            return True
-        return self._precedence.low_may_run()
+        return bool(self._in_flight) or (self.scheduler.has_work and self._may_begin())
 
     @property
     def waits(self) -> bool:
@@ -96,19 +89,26 @@ class Engine:
         for sequence in step.expired:
             late = DeadlineExceeded("The request's time ran out before it was done.")
             self._fail(sequence, late, "late")
-        if step.prefill is not None:
-            self._prefill(step.prefill)
+        turn = None
+        if not self._may_begin():
+            pass  # what is in flight is taken, and nothing more begun
+        elif step.prefill is not None:
+            turn = self._begin_prefill(step.prefill)
         elif step.decode:
-            self._decode(step.decode)
-        self._count_waste(step.decode if step.prefill is None else [step.prefill])
-        if not self.scheduler.has_work:
-            self.runner.rest()
+            turn = self._begin_decode(step.decode)
+        if turn is not None:
+            self._in_flight.append(turn)
+            self.steps += 1
+        # where there was nothing to begin, whatever waits does so for the oldest turn's tokens
+        if self._in_flight and (turn is None or len(self._in_flight) > self._drawing.steps_ahead):
+            self._land(self._in_flight.popleft())
+        if not self.scheduler.has_work and not self._in_flight:
+            self._drawing.rest()
         if self._precedence is not None and not self.scheduler.has_other:
             self._precedence.yield_soon()
-        self.steps += 1
 
     def run_until_done(self) -> None:
-        while self.scheduler.has_work:
+        while self.scheduler.has_work or self._in_flight:
             self.step()
 
     def fail_all(self, error: BarkError) -> None:
@@ -118,67 +118,89 @@ class Engine:
                 self.scheduler.finish(sequence)
             self._fail(sequence, error, "failed")
         self.scheduler.waiting.clear()
+        self._in_flight.clear()
+
+    def _may_begin(self) -> bool:
+        return (
+            self._precedence is None or self.scheduler.has_other or self._precedence.low_may_run()
+        )
+
+    def _begin_prefill(self, sequence: Sequence) -> _Turn:
+        began_s = time.monotonic()
+        if not sequence.stats.prefills:
+            sequence.stats.queue_s = began_s - sequence.submitted_s
+        reused = _shared_prefix(sequence.cached, sequence.prompt)
+        drawn = self._drawing.prefill(sequence, reused)
+        sequence.in_flight += 1
+        return _Turn([sequence], [sequence.life], reused, began_s, drawn)
+
+    def _begin_decode(self, batch: list[Sequence]) -> _Turn:
+        began_s = time.monotonic()
+        drawn = self._drawing.step(batch)
+        for sequence in batch:
+            sequence.in_flight += 1
+        return _Turn(batch, [s.life for s in batch], None, began_s, drawn)
+
+    def _land(self, turn: _Turn) -> None:
+        """Take a turn's tokens. Whoever has ended since it began neither gets one nor pays."""
+        busy_s = turn.drawn.wait()
+        now_s = time.monotonic()
+        elapsed = now_s - max(turn.began_s, self._landed_s)
+        self._landed_s = now_s
+        is_running = [
+            sequence.slot is not None and sequence.life == life
+            for sequence, life in zip(turn.batch, turn.lives, strict=True)
+        ]
+        num_running = sum(is_running)
+        if num_running:
+            self.busy_s += busy_s
+        else:
+            self.surplus_s += busy_s
+        if turn.reused is None:
+            self.counters.steps.add(elapsed)
+            self.counters.batched_rows += num_running
+        else:
+            self.counters.prefills.add(elapsed)
+        for row, sequence in enumerate(turn.batch):
+            if not is_running[row]:
+                continue
+            sequence.in_flight -= 1
+            stats = sequence.stats
+            stats.device_s += busy_s / num_running
+            if turn.reused is not None:
+                stats.prefill_s += elapsed
+                stats.prefills += 1
+                prefilled = len(sequence.prompt.tokens) - turn.reused
+                self._count_positions(sequence, prefilled, turn.reused)
+                sequence.cached = sequence.prompt.tokens.tolist()
+            else:
+                assert sequence.pending is not None
+                stats.decode_s += elapsed
+                stats.steps += 1
+                stats.batched_rows += num_running
+                sequence.cached.append(sequence.pending)
+            self._take_token(sequence, turn.drawn, row)
+        self._count_waste(turn.batch)
 
     def _count_waste(self, worked: list[Sequence]) -> None:
         now_s = time.monotonic()
         for sequence in worked:
-            if sequence.is_given_up(now_s):
+            # what ends by itself wastes surplus steps, too, but keeps nobody's cancel waiting
+            if sequence.finish_reason is None and sequence.is_given_up(now_s):
                 sequence.wasted_steps += 1
                 self.most_wasted_steps = max(self.most_wasted_steps, sequence.wasted_steps)
 
-    def _prefill(self, sequence: Sequence) -> None:
-        assert sequence.slot is not None
-        prompt = sequence.prompt
-        reused = _shared_prefix(sequence.cached, prompt)
-        started = time.monotonic()
-        if not sequence.stats.prefills:
-            sequence.stats.queue_s = started - sequence.submitted_s
-        added = None if prompt.added is None else prompt.added[reused:]
-        logits = self.runner.extend(sequence.slot, reused, prompt.tokens[reused:], added)
-        elapsed = time.monotonic() - started
-        stats = sequence.stats
-        stats.prefill_s += elapsed
-        stats.device_s += self.runner.busy_s
-        self.busy_s += self.runner.busy_s
-        stats.prefills += 1
-        self.counters.prefills.add(elapsed)
-        self._count_positions(sequence, len(prompt.tokens) - reused, reused)
-        sequence.cached = prompt.tokens.tolist()
-        self._take_token(sequence, logits)
-
-    def _decode(self, batch: list[Sequence]) -> None:
-        slots = [s.slot for s in batch if s.slot is not None]
-        tokens = [s.pending for s in batch if s.pending is not None]
-        positions = [len(s.cached) for s in batch]
-        started = time.monotonic()
-        logits = self.runner.decode(slots, positions, tokens)  # [B, V]
-        self.busy_s += self.runner.busy_s
-        elapsed = time.monotonic() - started
-        self.counters.steps.add(elapsed)
-        self.counters.batched_rows += len(batch)
-        for sequence, token, row in zip(batch, tokens, logits, strict=True):
-            stats = sequence.stats
-            stats.decode_s += elapsed
-            stats.device_s += self.runner.busy_s / len(batch)
-            stats.steps += 1
-            stats.batched_rows += len(batch)
-            sequence.cached.append(token)
-            self._take_token(sequence, row)
-
-    def _take_token(self, sequence: Sequence, logits: Float32) -> None:
-        """Draw a token; what goes wrong here is this sequence's own fault, and ends it alone."""
+    def _take_token(self, sequence: Sequence, drawn: Drawn, row: int) -> None:
+        """Take a token; what goes wrong here is this sequence's own fault, and ends it alone."""
         try:
-            self._advance(sequence, logits)
+            self._advance(sequence, drawn.token(row))
         except Exception as error:  # rules and callbacks come from outside
             self.scheduler.finish(sequence)
             if not isinstance(error, BarkError):
                 error = EngineFailed(f"The request's rules failed: {type(error).__name__}: {error}")
             self._fail(sequence, error, "failed")
 
-    def _advance(self, sequence: Sequence, logits: Float32) -> None:
-        params, n = sequence.params, len(sequence.tokens)
-        uniform = float(sequence.uniforms[n])
-        token = next_token(logits, self.runner.first_id, params, n, uniform)
+    def _advance(self, sequence: Sequence, token: int | None) -> None:
         if token is None:
             return self._finish(sequence, "stop")
         sequence.tokens.append(token)
@@ -186,7 +208,7 @@ class Engine:
         sequence.pending = token
         if sequence.on_token is not None:
             sequence.on_token(len(sequence.tokens))
-        if len(sequence.tokens) >= params.max_tokens:
+        if len(sequence.tokens) >= sequence.params.max_tokens:
             return self._finish(sequence, "length")
         if sequence.is_window_full and sequence.next_prompt is not None:
             self._slide(sequence, sequence.next_prompt(sequence.tokens))

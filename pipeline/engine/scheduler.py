@@ -17,7 +17,10 @@ from pipeline.engine.slots import Slots
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One turn: the sequences to drop, then either one prefill or one decode step."""
+    """One turn: the sequences to drop, then one prefill, or one decode step, or neither.
+
+    Neither: whoever runs waits for tokens that are in flight.
+    """
 
     cancelled: list[Sequence] = field(default_factory=list)
     expired: list[Sequence] = field(default_factory=list)
@@ -71,7 +74,7 @@ class Scheduler:
         if self.has_other:
             in_order = [s for s in in_order if not s.is_low]
         due = [s for s in in_order if s.needs_prefill]
-        decode = [s for s in in_order if not s.needs_prefill]
+        decode = [s for s in in_order if s.can_decode]
         fresh = [s for s in due if s.id not in self._prefilled]
         if decode and (not fresh or len(self._prefilled) >= self.slots.num_slots):
             self._prefilled.clear()

@@ -97,6 +97,8 @@ class Sequence:
     submitted_s: float = 0.0
     is_cancelled: bool = False
     wasted_steps: int = 0  # that it had, or had begun, when it was given up
+    life: int = 0  # how often it began anew
+    in_flight: int = 0  # tokens that the device was told to draw and that were not looked at yet
     slot: int | None = None
     pending: int | None = None  # the newest token, not yet in the cache; None: prefill first
     cached: list[int] = field(default_factory=list)  # token at each position of the slot's cache
@@ -109,14 +111,34 @@ class Sequence:
         """Begin anew, without a slot: what is drawn depends on nothing that is lost by that."""
         self.prompt, self.tokens, self.cached = self._first, [], []
         self.pending = self.slot = None
+        self.in_flight = 0
+        self.life += 1  # tokens that are still to come belong to the one before
+
+    @property
+    def num_asked(self) -> int:
+        """Tokens that it has, or that the device was told to draw: the number of its next one."""
+        return len(self.tokens) + self.in_flight
 
     @property
     def needs_prefill(self) -> bool:
-        return self.pending is None
+        return self.pending is None and not self.in_flight
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether its next token can be drawn before those in flight are known.
+
+        Not where they decide what comes: at a window's end, and at the last token.
+        """
+        if not self.in_flight:
+            return self.pending is not None
+        return self.num_asked < self.params.max_tokens and not self._ends_window(self.num_asked)
 
     @property
     def is_window_full(self) -> bool:
-        return self.window is not None and len(self.tokens) % self.window == 0
+        return self._ends_window(len(self.tokens))
+
+    def _ends_window(self, num_tokens: int) -> bool:
+        return self.window is not None and num_tokens % self.window == 0
 
     def cancel(self) -> None:
         """Ask for an end between two steps; its slot is freed then. Safe from any thread."""
