@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.models.decode_attention import attend
 from pipeline.models.linear import Linear
 from pipeline.spec import GPTShape, Precision
 
@@ -136,6 +137,34 @@ class CausalGPT:
                 )[:, 0].float()
             x = block.rest(x, attended)
         return self._head(self._norm(x))[slots]
+
+    @torch.inference_mode()
+    def step(self, hidden: Tensor, positions: Tensor, live: Tensor) -> Tensor:
+        """Run one position of every slot, in operations of fixed shapes that never wait.
+
+        So a CUDA graph can hold it: which rows are live is data. It rounds otherwise than
+        `decode` where the attention of the two does.
+
+        Args:
+            hidden: fp32 [S, H D].
+            positions: int64 [S], where each row's keys and values go. live: bool [S]; the other
+                rows compute, and leave their slot's cache as it is.
+
+        Returns:
+            fp32 [S, V]; means nothing for rows that are not live.
+        """
+        x, slots = hidden, torch.arange(self._num_slots, device=self._device)
+        lengths = torch.where(live, positions + 1, torch.zeros_like(positions))
+        places = positions.clamp(max=self._cache.shape[4] - 1)
+        for block, cache in zip(self._blocks, self._cache, strict=True):
+            q, k, v = block.qkv(x)  # [H, S, D]
+            for kept, new in zip(cache, (k, v), strict=True):
+                before = kept[slots, :, places]  # [S, H, D]
+                after = new.transpose(0, 1).to(self._cache_dtype)
+                kept[slots, :, places] = torch.where(live[:, None, None], after, before)
+            attended = attend(q.transpose(0, 1), cache[0], cache[1], lengths)  # [S, H, D]
+            x = block.rest(x, attended.transpose(0, 1))
+        return self._head(self._norm(x))
 
 
 class BidirectionalGPT:
