@@ -39,7 +39,7 @@ class ModelSection(_Section):
     tokenizer: Path | None = None
     precision: Precision = "fp32"
     device: Annotated[str, Field(description="cpu, cuda, cuda:N, or auto")] = "auto"
-    backend: Literal["auto", "native", "torch"] = "auto"
+    backend: Literal["auto", "native", "torch", "graph"] = "auto"
     aliases: Annotated[tuple[str, ...], Field(description="other names callers may use")] = (
         _MODEL_ALIASES
     )

@@ -99,7 +99,7 @@ class Bark:
                 Suno layout, or `s3://bucket/prefix`.
             device: `cpu`, `cuda`, `cuda:N`; `auto` is CUDA where there is one.
             precision: `fp32` (the reference), `bf16` or `int8`.
-            backend: `native`, `torch` or `auto`; see engine/runner.py.
+            backend: `native`, `torch`, `graph` or `auto`; see engine/runner.py.
             slots: sequences that run at once in each of the two autoregressive stages.
             revision: of a hub model: a branch, tag or commit.
             tokenizer: a vocab.txt or tokenizer.json, for a checkpoint that has none.

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
 from pipeline.engine.async_engine import AsyncEngine, AsyncTurnTaker
+from pipeline.engine.device_runner import DeviceRunner
 from pipeline.engine.engine import Engine
 from pipeline.engine.precedence import Precedence
 from pipeline.engine.runner import CausalRunner, Device, FineRunner
@@ -47,9 +48,13 @@ class Placement:
     @property
     def device_class(self) -> str:
         """What must agree, beside the precision, for two processes to give equal bytes."""
-        if self.device.backend == "torch":
-            return f"{self.device.device_class}-slots{self.num_slots}"
-        return self.device.device_class
+        if self.device.backend == "native":
+            return self.device.device_class
+        return f"{self.device.device_class}-slots{self.num_slots}"
+
+    @property
+    def causal_runner(self) -> type[CausalRunner]:
+        return DeviceRunner if self.device.backend == "graph" else CausalRunner
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +79,7 @@ class Worker(Generic[_Stage]):
 def open_semantic(checkpoint: Checkpoint, place: Placement) -> Worker[SemanticStage]:
     """Load the first transformer."""
     spec = checkpoint.spec.semantic
-    runner = CausalRunner(
+    runner = place.causal_runner(
         partial(checkpoint.tensor, "semantic"),
         spec.gpt,
         device=place.device,
@@ -92,7 +97,7 @@ def open_semantic(checkpoint: Checkpoint, place: Placement) -> Worker[SemanticSt
 def open_coarse(checkpoint: Checkpoint, place: Placement) -> Worker[CoarseStage]:
     """Load the second transformer."""
     spec = checkpoint.spec
-    runner = CausalRunner(
+    runner = place.causal_runner(
         partial(checkpoint.tensor, "coarse"),
         spec.coarse.gpt,
         device=place.device,

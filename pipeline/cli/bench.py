@@ -67,7 +67,7 @@ def bench(
         list[int] | None, typer.Option(min=1, help="Requests at once, repeatable.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or auto.")] = None,
-    backend: Annotated[str | None, typer.Option(help="native, torch or auto.")] = None,
+    backend: Annotated[str | None, typer.Option(help="native, torch, graph or auto.")] = None,
     slots: Annotated[
         int | None, typer.Option(min=1, help="Of each engine; as many as requests at once.")
     ] = None,

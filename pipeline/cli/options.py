@@ -23,7 +23,7 @@ DeviceName = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N or 
 PrecisionName = Annotated[
     str, typer.Option("--precision", "-p", help="fp32 (reference), bf16 or int8.")
 ]
-Backend = Annotated[str, typer.Option(help="native, torch or auto.")]
+Backend = Annotated[str, typer.Option(help="native, torch, graph or auto.")]
 Data = Annotated[
     str,
     typer.Option("--data", help="The store of voices and generations: a folder or s3://bucket."),

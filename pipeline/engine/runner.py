@@ -1,9 +1,10 @@
-"""The one file that touches the device: tokens in, logits out, for causal and fine models.
+"""What touches the device: tokens in, logits out, for causal and fine models.
 
-A runner owns a model's embeddings and its network. Two networks do the same work: `native` (our
-AVX-512 kernels; the result of a position depends on its prefix alone) and `torch` (any device).
-Each is reproducible by itself; they round differently, so the choice is part of the device class
-and with it of every generation's id.
+A runner owns a model's embeddings and its network. Three backends do the same work: `native` (our
+AVX-512 kernels; the result of a position depends on its prefix alone), `torch` (any device) and
+`graph` (device_runner.py: decode steps that draw on the device, as CUDA graphs). Each is
+reproducible by itself; they round differently, so the choice is part of the device class and with
+it of every generation's id.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -23,13 +24,14 @@ from numpy.typing import NDArray
 
 from pipeline.engine import native_gpt
 from pipeline.errors import InvalidRequest
+from pipeline.models import decode_attention
 from pipeline.models.embedding import Embedding
 from pipeline.models.gpt import BidirectionalGPT, CausalGPT, TensorReader
 from pipeline.spec import GPTShape, Precision
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
-Backend = Literal["native", "torch"]
+Backend = Literal["native", "torch", "graph"]
 
 
 class _FairLock:
@@ -72,7 +74,8 @@ class Device:
 
         Args:
             name: `cpu`, `cuda`, `cuda:1`, …; `auto` is CUDA where there is one.
-            backend: `native`, `torch`, or `auto`: native on CPUs that it supports.
+            backend: `native`, `torch`, `graph`, or `auto`: graph on CUDA, native on CPUs that it
+                supports. On a CPU graph is for proofs: it does everything, and gains nothing.
 
         Raises:
             InvalidRequest: no such device here, or a backend that it can not run.
@@ -91,11 +94,13 @@ class Device:
             torch.backends.cudnn.deterministic = True
         supported, reason = native_gpt.is_supported()
         fits = self.torch.type == "cpu" and supported
-        if backend not in ("auto", "native", "torch"):
-            raise InvalidRequest(f"unknown backend {backend!r}; use auto, native or torch.")
+        if backend not in ("auto", "native", "torch", "graph"):
+            raise InvalidRequest(f"unknown backend {backend!r}; use auto, native, torch or graph.")
         if backend == "native" and not fits:
             raise InvalidRequest(f"the native backend can not run here: {reason or name}")
-        self.backend: Backend = "native" if fits and backend != "torch" else "torch"
+        if backend == "auto":
+            backend = "graph" if self.torch.type == "cuda" else "native" if fits else "torch"
+        self.backend = cast(Backend, backend)
         self.is_slow_fallback = self.torch.type == "cpu" and not supported
         self.fallback_reason = f"running on torch, which is slower: {reason}"
         self._lock = _FairLock()
@@ -116,15 +121,17 @@ class Device:
     @property
     def device_class(self) -> str:
         """Name of what rounds alike: equal on machines that must give equal bytes."""
+        graph = "-graph" if self.backend == "graph" else ""
         if self.torch.type == "cuda":
+            graph = graph and f"{graph}-{decode_attention.kernel_name()}"
             name = torch.cuda.get_device_name(self.torch).replace(" ", "-").lower()
-            return f"cuda-{name}-torch-{torch.__version__}"
+            return f"cuda-{name}{graph}-torch-{torch.__version__}"
         # the codec runs on torch everywhere
         capability = torch.backends.cpu.get_cpu_capability().lower()
         library = f"torch-{torch.__version__.split('+')[0]}-{capability}"
         if self.backend == "native":
             return f"cpu-native-{library}"
-        return f"cpu-{library}-threads{torch.get_num_threads()}"
+        return f"cpu{graph}-{library}-threads{torch.get_num_threads()}"
 
 
 class _Network(Protocol):
@@ -134,7 +141,7 @@ class _Network(Protocol):
 
 
 class CausalRunner:
-    """A causal model behind an engine; fulfils `engine.Runner`.
+    """A causal model behind an engine; fulfils `drawing.Runner`.
 
     Memory is bounded and known once made: the weights, and `cache_bytes` of KV cache.
     """
@@ -181,7 +188,7 @@ class CausalRunner:
             self.cache_bytes = gpt.cache_bytes
             self._network = _Native(gpt)
         else:
-            module = CausalGPT(
+            self._gpt = CausalGPT(
                 read,
                 shape,
                 precision=precision,
@@ -190,22 +197,19 @@ class CausalRunner:
                 max_positions=max_positions,
                 head_range=head_range,
             )
-            self.cache_bytes = module.cache_bytes
-            self._network = _Torch(module, device.torch)
+            self.cache_bytes = self._gpt.cache_bytes
+            self._network = _Torch(self._gpt, device.torch)
 
     def extend(self, slot: int, start: int, tokens: Int64, added: Int64 | None) -> Float32:
-        """See `engine.Runner`. tokens int64 [P]; added int64 [A], A <= P; logits float32 [V]."""
-        hidden = self._tokens(tokens)  # [P, d]
-        if added is not None:
-            hidden[: len(added)] += self._tokens(added)
-        hidden += self._positions(np.arange(start, start + len(tokens)))
+        """See `drawing.Runner`. tokens int64 [P]; added int64 [A], A <= P; logits float32 [V]."""
+        hidden = self._embed(start, tokens, added)
         with self._device.turn() as turn:
             logits = self._network.extend(slot, start, hidden)
         self.busy_s = turn.busy_s
         return logits
 
     def decode(self, slots: list[int], positions: list[int], tokens: list[int]) -> Float32:
-        """See `engine.Runner`. Three lists of B; logits float32 [B, V]."""
+        """See `drawing.Runner`. Three lists of B; logits float32 [B, V]."""
         hidden = self._tokens(np.asarray(tokens)) + self._positions(np.asarray(positions))
         with self._device.turn() as turn:
             logits = self._network.decode(slots, positions, hidden)
@@ -213,8 +217,15 @@ class CausalRunner:
         return logits
 
     def rest(self) -> None:
-        """See `engine.Runner`."""
+        """See `drawing.Runner`."""
         self._network.discard_cache()
+
+    def _embed(self, start: int, tokens: Int64, added: Int64 | None) -> Float32:
+        hidden = self._tokens(tokens)  # [P, d]
+        if added is not None:
+            hidden[: len(added)] += self._tokens(added)
+        hidden += self._positions(np.arange(start, start + len(tokens)))
+        return hidden
 
 
 class FineRunner:

@@ -30,3 +30,7 @@ class Embedding:
     def __call__(self, ids: Int64) -> Float32:
         """Return float32 [len(ids), d]."""
         return self._table[torch.from_numpy(ids)].float().numpy()
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Return rows start … stop-1 in the table's own width, for a device that looks up there."""
+        return self._table[start:stop]

@@ -12,9 +12,10 @@ DEVICES = [
     pytest.param({"device": "cpu", "backend": "torch"}, id="torch"),
 ]
 if torch.cuda.is_available():  # `make gpu` runs these alone
-    DEVICES.append(
-        pytest.param({"device": "cuda", "backend": "torch"}, id="cuda", marks=pytest.mark.gpu)
-    )
+    DEVICES += [
+        pytest.param({"device": "cuda", "backend": name}, id=f"cuda-{name}", marks=pytest.mark.gpu)
+        for name in ("graph", "torch")
+    ]
 WAYS = [
     pytest.param(
         {**device.values[0], "precision": precision},
