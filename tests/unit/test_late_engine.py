@@ -42,7 +42,7 @@ def test_fake_device_is_what_the_engine_asks_for():
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_tokens_do_not_depend_on_how_late_they_are_seen(data):
-    """Any number of steps ahead, slots, arrivals, cancellations, windows: the same tokens."""
+    """Any number of steps ahead, slots, arrivals, precedence, cancels, windows: the same tokens."""
     ahead = data.draw(st.integers(0, 5), label="steps ahead")
     runner = LateRunner(
         steps_ahead=ahead,
@@ -54,8 +54,10 @@ def test_tokens_do_not_depend_on_how_late_they_are_seen(data):
         action = data.draw(st.sampled_from(["submit", "step", "step", "step", "cancel", "late"]))
         if action == "submit" and len(submitted) < 9:
             kind = data.draw(st.sampled_from(sorted(KINDS)))
-            submitted.append((kind, KINDS[kind](len(submitted))))
-            engine.submit(submitted[-1][1])
+            one = KINDS[kind](len(submitted))
+            one.is_low = data.draw(st.booleans(), label="low priority")
+            submitted.append((kind, one))
+            engine.submit(one)
         elif action in ("cancel", "late") and submitted:
             _, one = submitted[data.draw(st.integers(0, len(submitted) - 1))]
             if action == "cancel":

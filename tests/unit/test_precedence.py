@@ -5,7 +5,8 @@ import subprocess
 import sys
 import time
 
-from fake_runner import FakeRunner
+import pytest
+from fake_runner import FakeRunner, LateRunner
 from test_engine import alone, sequence
 
 from pipeline.engine.async_engine import AsyncEngine, Job, TurnTaker
@@ -17,8 +18,11 @@ def low_ones(count: int) -> list:
     return [sequence(seed, is_low=True) for seed in range(count)]
 
 
-def test_others_pass_and_what_they_interrupt_is_made_as_if_alone():
-    engine = Engine(FakeRunner(num_slots=3))
+@pytest.mark.parametrize(
+    "runner", [FakeRunner(num_slots=3), LateRunner(num_slots=3, steps_ahead=3)], ids=["now", "late"]
+)
+def test_others_pass_and_what_they_interrupt_is_made_as_if_alone(runner):
+    engine = Engine(runner)
     lows, others = low_ones(5), [sequence(seed) for seed in range(10, 14)]
     for one in lows:
         engine.submit(one)
