@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_TEXT := Hello, I am a small Bark. I run on your machine.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check fix unit parity e2e infra k8s k8s-values bench bulk plan-check nano soak cluster-sim gpu clean clean-kernels
+.PHONY: help venv demo test check fix unit parity e2e infra k8s k8s-values image image-smoke bench bulk plan-check nano soak cluster-sim gpu clean clean-kernels
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,12 @@ k8s: $(VENV)/.ready ## make what the overlays of k8s/ hold from serve_config.yam
 
 k8s-values: $(VENV)/.ready ## take in what Terraform made, then the same
 	@terraform -chdir=infra/terraform output -json | $(BIN)/python k8s/render.py -
+
+image: ## build the image for GPUs (needs docker)
+	@docker build --target gpu --tag bark-serve:$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) .
+
+image-smoke: $(VENV)/.ready ## build the image without docker or registry, and start it (root; ten minutes)
+	@$(BIN)/python -m pytest tests/infra/test_image.py -m image -s
 
 bench: $(VENV)/.ready ## measure against transformers (about 6 minutes on 2 cores)
 	@$(BIN)/bark-serve bench

@@ -22,7 +22,9 @@ Said = Iterator[str]
 APP, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
 MAY_ASK_KUBERNETES = ("head", "bulk")
 # Every way out that there may be, by the policy's name; a new one is a decision, not a slip.
-WAYS_OUT = {"dns", "ray", "head-to-redis", "otlp", "api-server", "s3", "x-ray"}
+WAYS_OUT = {"dns", "ray", "head-to-redis", "otlp", "api-server", "s3", "x-ray", "gateway"}
+# Of pods that a Gateway's controller makes later, and the namespace that they take orders from.
+GATEWAY, GATEWAY_SPACE = "gateway.networking.k8s.io/gateway-name", "istio-system"
 
 
 def problems(objects: list[Object], values: Object | None = None) -> list[str]:
@@ -300,7 +302,7 @@ def policies(objects: list[Object]) -> Said:
     for item in found:
         name, spec = f"NetworkPolicy {item['metadata']['name']}", item["spec"]
         chosen = [pod for pod in pods(objects) if matches(spec["podSelector"], pod.labels)]
-        if whole and not chosen:
+        if whole and not chosen and not _is_of_a_gateway(spec["podSelector"]):
             yield f"{name}: selects no pod"
         if spec.get("egress") and item["metadata"]["name"] not in WAYS_OUT:
             yield f"{name}: a way out that nobody decided on"
@@ -313,7 +315,11 @@ def policies(objects: list[Object]) -> Said:
                 )
         for rule in spec.get("ingress", []):
             for port in rule.get("ports", []):
-                if whole and not any(port["port"] in _ports(pod).values() for pod in chosen):
+                if (
+                    whole
+                    and chosen
+                    and not any(port["port"] in _ports(pod).values() for pod in chosen)
+                ):
                     yield f"{name}: no pod that it selects has the port {port['port']}"
 
 
@@ -329,12 +335,14 @@ def _rule(peers: list[Object] | None, rule: Object, objects: list[Object], whole
         if peer.get("namespaceSelector") == {}:
             yield "open to every namespace"
         inside = "podSelector" in peer and "namespaceSelector" not in peer
-        if (
-            whole
-            and inside
-            and not any(matches(peer["podSelector"], p.labels) for p in pods(objects))
-        ):
+        if not whole or not inside or _is_of_a_gateway(peer["podSelector"]):
+            continue
+        if not any(matches(peer["podSelector"], p.labels) for p in pods(objects)):
             yield f"its peer is no pod: {peer['podSelector']}"
+
+
+def _is_of_a_gateway(selector: Object) -> bool:
+    return any(rule["key"] == GATEWAY for rule in selector.get("matchExpressions", []))
 
 
 # ── telemetry ────────────────────────────────────────────────────────────────────────────────────
@@ -459,7 +467,8 @@ def _buckets(objects: list[Object], values: Object) -> Said:
 
 def _known_addresses(item: Object, values: Object) -> Said:
     name, known = item["metadata"]["name"], {c for cidrs in values["cidrs"].values() for c in cidrs}
-    spaces = {"kube-system", values["operator_namespace"], values["monitoring_namespace"]}
+    known_spaces = (values["operator_namespace"], values["monitoring_namespace"])
+    spaces = {"kube-system", GATEWAY_SPACE, *known_spaces}
     for side, end in (("ingress", "from"), ("egress", "to")):
         for peer in (p for rule in item["spec"].get(side, []) for p in rule.get(end, [])):
             cidr = peer.get("ipBlock", {}).get("cidr")
