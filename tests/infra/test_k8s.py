@@ -8,12 +8,14 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 from manifests import Object, build, named, pods
 from rules import disagreements, problems
@@ -23,6 +25,7 @@ from tools import ROOT, run, tools
 from deployments.app import build as build_app
 from deployments.config import INGRESS, STAGES
 from deployments.serve_file import check_serve_config
+from pipeline.cli.app import app as cli
 from pipeline.models.checkpoint import open_checkpoint
 from pipeline.models.locate import locate
 
@@ -168,6 +171,30 @@ def test_alerts_and_dashboard_are_deployed_if_they_are_there(
         assert any("dashboard.json" in o["data"] for o in maps), (
             "add a configMapGenerator with dashboard.json and the label grafana_dashboard"
         )
+
+
+def test_alert_rules_are_what_prometheus_takes(
+    built: dict[str, list[Object]], tmp_path: Path
+) -> None:
+    rules = [o for o in built["production"] if o["kind"] == "PrometheusRule"]
+    if not rules:
+        pytest.skip("there are no alert rules in k8s/monitoring")
+    if shutil.which("promtool") is None:
+        pytest.fail("needs promtool, Prometheus' own checker: apt install prometheus")
+    for number, item in enumerate(rules):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(yaml.safe_dump(item["spec"]))
+        run("promtool", "check", "rules", file)
+
+
+def test_the_bulk_jobs_command_knows_what_it_is_given(built: dict[str, list[Object]]) -> None:
+    words = shlex.split(named(built["production/bulk"], "RayJob")["spec"]["entrypoint"])
+    assert words[:2] == ["bark-serve", "bulk"]
+    commands = typer.main.get_command(cli).commands
+    if "bulk" not in commands:
+        pytest.skip("this tree has no command `bulk`")
+    known = {name for option in commands["bulk"].params for name in option.opts}
+    assert {word for word in words if word.startswith("--")} <= known
 
 
 def test_checkov_finds_nothing_but_what_is_excused(
