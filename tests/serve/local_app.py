@@ -29,7 +29,7 @@ class LocalApp:
         config = AppConfig.model_validate(sections)
         store = StoreAccess(config)
         if voices is None:
-            voices = voice_library("nano", bark.checkpoint, store=store.voice_store)
+            voices = voice_library("nano", bark.checkpoint, store=store.presets)
         service = Service(config, bark.stages, voices, model_digest=bark.model_digest, store=store)
         self.generations = Generations(service, Webhooks(config.webhooks))
 
