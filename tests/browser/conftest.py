@@ -26,7 +26,8 @@ _ARGUMENTS = [
 ]
 
 
-@pytest.fixture(scope="session")
+# of a module: while playwright runs, the thread has its event loop, and others can not run theirs
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     found = shutil.which("chromium")
     if found is None:
