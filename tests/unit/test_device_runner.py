@@ -15,6 +15,7 @@ from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded_graph import RecordedGraph
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from pipeline.engine.device_runner import DeviceRunner
 from pipeline.engine.engine import Engine
@@ -24,7 +25,7 @@ from pipeline.engine.sequence import Prompt, SamplingParams, Sequence
 from pipeline.engine.uniforms import DrawKey
 from pipeline.errors import EngineFailed
 from pipeline.models.decode_attention import SPLIT
-from pipeline.spec import GPTShape
+from pipeline.spec import PRECISIONS, GPTShape
 from pipeline.workers import Placement
 
 VOCAB, WIDTH, POSITIONS, SLOTS = 60, 16, SPLIT + 32, 3
@@ -192,6 +193,37 @@ def test_steps_are_replays_and_joining_or_leaving_makes_no_new_graph():
     assert graph.replays == engine.steps
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_steps_mix_no_devices_and_wait_for_none(precision):
+    """On tensors of another device than the CPU, which have shapes alone: torch refuses to mix
+    them with the CPU's, and to read a value, which would wait.
+    """
+    device = Device("cpu", "graph")
+    device.torch = torch.device("meta")
+    with FakeTensorMode(), torch.inference_mode():
+        model = DeviceRunner(
+            lambda name: torch.empty(read(name).shape),
+            SHAPE,
+            device=device,
+            precision=precision,
+            num_slots=SLOTS,
+            max_positions=POSITIONS,
+            head_range=HEAD,
+        )
+        model._admit(1, plain(1))
+        model._take([0, 1])
+        for start in (0, 9):  # a prompt, and the rest of one
+            prompt = torch.zeros(9, WIDTH, device="meta")
+            model._state.logits[1] = model._gpt.extend(1, start, prompt)
+        for run in (*model._steps, *model._draws):
+            run()
+        assert model._state.drawn.is_meta
+        with pytest.raises(DataDependentOutputException):
+            model._state.drawn[0].item()
+        with pytest.raises(RuntimeError, match="same device"):
+            model._state.drawn + torch.zeros(SLOTS)
+
+
 def test_filters_leave_with_the_sequence_that_wanted_them(runner):
     """They cost a sort: the graph without it is replayed again when nobody has any."""
     model = runner()
@@ -256,6 +288,22 @@ def test_sequence_whose_logits_are_no_numbers_ends_alone(runner, on_host):
         wrong.result.result()
     # what it left in its slot reaches nobody
     assert tokens_of(engine, plain(3)) == [on_host[plain, 3]]
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-5), ("bf16", 0.03), ("int8", 0.03)])
+def test_step_of_all_slots_equals_the_step_of_some(runner, precision, bound):
+    """To a rounding of their spread: in bf16 and int8 that of what attention gives, to bf16."""
+    model = runner(precision=precision)
+    for slot, length in ((0, 9), (2, 140)):
+        model.extend(slot, 0, np.arange(length) % 50, None)
+    slots, positions, tokens = [2, 0], [140, 9], [20, 30]
+    theirs = torch.from_numpy(model.decode(slots, positions, tokens))
+    hidden = torch.from_numpy(model._tokens(np.array([30, 0, 20])))
+    hidden += torch.from_numpy(model._positions(np.array([9, 0, 140])))
+    where = model._device.torch
+    at, live = torch.tensor([9, 0, 140]), torch.tensor([True, False, True])
+    ours = model._gpt.step(hidden.to(where), at.to(where), live.to(where))[slots].cpu()
+    assert ((ours - theirs).abs().amax(-1) <= bound * theirs.std(-1)).all()
 
 
 def test_runner_still_gives_logits(runner):
