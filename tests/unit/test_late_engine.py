@@ -175,8 +175,8 @@ def test_device_error_that_comes_late_fails_everything_in_flight():
 
     assert all(isinstance(error, EngineFailed) for error in asyncio.run(main()))
     assert "device lost" in engine.thread.failure.message
+    engine.close()  # its thread has ended
     assert not engine._engine.has_work
-    engine.close()
 
 
 def test_many_tasks_share_a_late_engine():
