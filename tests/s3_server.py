@@ -49,6 +49,7 @@ class S3Server:
             "-admin.ui=false",
             "-webdav=false",
             "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
             "-master.telemetry=false",
             *(f"-{name}.port={port}" for name, port in zip(names, self.ports, strict=True)),
         ]
@@ -57,7 +58,7 @@ class S3Server:
         self.start()
 
     def start(self) -> None:
-        """Start, and return when it answers."""
+        """Start, and return when it answers: a write, and a read of all it had kept."""
         assert self.process is None
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(  # its sockets go where the test's files go
@@ -70,8 +71,12 @@ class S3Server:
         deadline = time.monotonic() + _READY_WITHIN_S
         while True:
             try:
-                # the first put allocates volumes
-                self.client().put_object(Bucket=BUCKET, Key="ready", Body=b"")
+                # the first put allocates volumes; those of the last run are told to it later
+                client = self.client()
+                client.put_object(Bucket=BUCKET, Key="ready", Body=b"")
+                for kept in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
+                    if kept["Size"]:
+                        client.get_object(Bucket=BUCKET, Key=kept["Key"], Range="bytes=0-0")
                 return
             except (BotoCoreError, ClientError):
                 tail = (self.folder / "log").read_text()[-2000:]
