@@ -80,12 +80,13 @@ def test_killed_during_a_write_leaves_nothing_that_looks_complete(
         was_saved = True
     killer.join()
     server.start()
-    kept = Generations(store)
+    patient = open_store(server.location(prefix))
+    kept = Generations(patient)
     if kept.load_manifest("abcd") is not None:
         assert kept.audio("abcd") == BIG
     else:
         assert not was_saved
-    assert save(store, BIG)["id"] == "abcd"  # the next try heals it
+    assert save(patient, BIG)["id"] == "abcd"  # the next try heals it
     assert kept.audio("abcd") == BIG
 
 
