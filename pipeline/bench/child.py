@@ -25,7 +25,7 @@ RUNS = {
     "transformers": "pipeline.bench.baseline:transformers_clip",
     # above this package: named here, and known to nobody
     "serve": "deployments.bench:overhead",
-    "bulk": "deployments.bulk_bench:pipeline",
+    "bulk": "deployments.bulk.bench:pipeline",
 }
 
 

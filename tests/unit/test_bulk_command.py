@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from deployments.bulk import read_config
+from deployments.bulk.command import read_config
 from pipeline.cli.app import app
 from pipeline.errors import BarkError, InvalidRequest
 

@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from deployments.bulk_journal import Journal
-from deployments.bulk_rows import ROW_SCHEMA
+from deployments.bulk.journal import Journal
+from deployments.bulk.rows import ROW_SCHEMA
 from pipeline.errors import StoreUnavailable
 from pipeline.store.local import LocalStore
 

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from s3_server import BUCKET, S3Server
 
-from deployments.bulk_rows import PromptIds, seed_of
-from deployments.prompts import RawRow, read_span, scan
+from deployments.bulk.prompts import RawRow, read_span, scan
+from deployments.bulk.rows import PromptIds, seed_of
 from pipeline.errors import InvalidRequest
 from pipeline.request import SynthesisRequest
 

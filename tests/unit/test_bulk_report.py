@@ -7,7 +7,7 @@ import re
 import av
 import numpy as np
 
-from deployments.bulk_report import report_page, spectrogram
+from deployments.bulk.report import report_page, spectrogram
 from pipeline.audio import SyntheticLabel, encode
 from pipeline.generations import Generations
 from pipeline.store.local import LocalStore

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from deployments.bulk_finish import Finishing, GivenStages
-from deployments.bulk_rows import Piece, Work, seed_of
-from deployments.bulk_stage import BulkStage, find, insist, place_of
+from deployments.bulk.actor import BulkStage, find, insist, place_of
+from deployments.bulk.finishing import Finishing, GivenStages
+from deployments.bulk.rows import Piece, Work, seed_of
 from deployments.config import AppConfig
 from deployments.wire import headers_of
 from pipeline.engine.runner import Device

@@ -22,7 +22,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet
 
-from deployments.bulk_rows import ROW_SCHEMA, Json
+from deployments.bulk.rows import ROW_SCHEMA, Json
 from pipeline.errors import StoreUnavailable
 from pipeline.generations import audio_key
 from pipeline.store import Store

@@ -20,11 +20,12 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from deployments.bulk_board import Board
-from deployments.bulk_rows import Prompt, Work, pack_works, unpack_works
-from deployments.bulk_served import ServedOp
-from deployments.bulk_stage import RowActor
-from deployments.bulk_stages import (
+from deployments.bulk.actor import RowActor
+from deployments.bulk.board import Board
+from deployments.bulk.prompts import Span, read_span
+from deployments.bulk.rows import Prompt, Work, pack_works, unpack_works
+from deployments.bulk.served import ServedOp
+from deployments.bulk.stages import (
     ChainedOp,
     CoarseOp,
     CodecOp,
@@ -33,7 +34,6 @@ from deployments.bulk_stages import (
     TextOp,
 )
 from deployments.config import STAGE_LABEL, AppConfig, PoolSection
-from deployments.prompts import Span, read_span
 
 _READ_CPUS = 0.1
 _SERVED_CPUS = 0.1

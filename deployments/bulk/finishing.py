@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from opentelemetry.context import Context
 
-from deployments.bulk_rows import Piece, Work
-from deployments.bulk_stage import HOLDER, BulkStage, insist, place_of
+from deployments.bulk.actor import HOLDER, BulkStage, insist, place_of
+from deployments.bulk.rows import Piece, Work
 from deployments.keeping import keep
 from deployments.service import Generation
 from pipeline.payloads import (

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from deployments.prompts import RawRow
+from deployments.bulk.prompts import RawRow
 from pipeline.errors import BarkError, InvalidRequest
 from pipeline.generations import audio_key
 from pipeline.payloads import (

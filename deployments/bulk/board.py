@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
-from deployments.bulk_rows import STAGES
+from deployments.bulk.rows import STAGES
 
 Json = dict[str, Any]
 _DOORS: Final = ("semantic", "chained", "served")  # where rows come in

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from deployments.bulk_rows import STAGES, Json, Work
+from deployments.bulk.rows import STAGES, Json, Work
 
 _EVERY_S: Final = 1.0
 _LINE_EVERY_S: Final = 10.0  # where nobody watches

@@ -14,12 +14,12 @@ import ray
 from ray import serve
 from rich.console import Console
 
-from deployments.bulk_journal import Journal
-from deployments.bulk_pipeline import Wanted, open_board, rows_of
-from deployments.bulk_progress import BulkProgress
-from deployments.bulk_rows import Json, PromptIds, Work
+from deployments.bulk.journal import Journal
+from deployments.bulk.pipeline import Wanted, open_board, rows_of
+from deployments.bulk.progress import BulkProgress
+from deployments.bulk.prompts import Span, scan
+from deployments.bulk.rows import Json, PromptIds, Work
 from deployments.config import APP_NAME, INGRESS, AppConfig, PoolSection
-from deployments.prompts import Span, scan
 from deployments.ray_cluster import connect
 from pipeline.errors import BarkError, EngineFailed, InvalidRequest
 from pipeline.models.checkpoint import open_checkpoint

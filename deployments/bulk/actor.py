@@ -21,7 +21,7 @@ import pyarrow as pa
 import ray
 from opentelemetry import trace
 
-from deployments.bulk_rows import Work, pack_works, unpack_works
+from deployments.bulk.rows import Work, pack_works, unpack_works
 from deployments.config import AppConfig
 from deployments.service import Service
 from deployments.store_access import StoreAccess

@@ -17,7 +17,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.bulk_rows import STAGES, Json
+from deployments.bulk.rows import STAGES, Json
 from pipeline.audio import SyntheticLabel, encode
 from pipeline.audio.decode import decode
 from pipeline.generations import Generations

@@ -11,8 +11,8 @@ from ray import serve
 from ray.exceptions import RayActorError
 
 from deployments.builtin_errors import from_builtin
-from deployments.bulk_rows import Work, seed_of
-from deployments.bulk_stage import HOLDER, RowActor, find, insist, place_of
+from deployments.bulk.actor import HOLDER, RowActor, find, insist, place_of
+from deployments.bulk.rows import Work, seed_of
 from deployments.config import APP_NAME, INGRESS, AppConfig
 from deployments.store_access import StoreAccess
 from deployments.wire import LOW

@@ -22,10 +22,10 @@ from deployments.config import AppConfig
 from pipeline.errors import EngineFailed, InvalidRequest
 
 if TYPE_CHECKING:
-    from deployments.bulk_job import Job
-    from deployments.bulk_journal import Journal
-    from deployments.bulk_progress import BulkProgress
-    from deployments.bulk_rows import Json
+    from deployments.bulk.job import Job
+    from deployments.bulk.journal import Journal
+    from deployments.bulk.progress import BulkProgress
+    from deployments.bulk.rows import Json
     from pipeline.store import Store
 
 EXAMPLES = """
@@ -97,8 +97,8 @@ def bulk(
     ] = False,
 ) -> None:
     _check_installed()
-    from deployments.bulk_job import Job, Means, model_digest_of, run
-    from deployments.bulk_journal import Journal
+    from deployments.bulk.job import Job, Means, model_digest_of, run
+    from deployments.bulk.journal import Journal
     from pipeline.store import open_store
 
     began_s = time.monotonic()
@@ -224,8 +224,8 @@ class Told:
 
     def finish(self, code: int, reports_to: Store | None) -> None:
         """Write manifest and report where every row has ended, and say how it went."""
-        from deployments.bulk_job import INTERRUPTED
-        from deployments.bulk_report import report_page
+        from deployments.bulk.job import INTERRUPTED
+        from deployments.bulk.report import report_page
 
         journal, left = self._journal, self._num_left
         place = self._job.config.store.url.rstrip("/")
@@ -265,17 +265,3 @@ class Told:
         if self.progress is not None:
             said += f"; {facts['audio_seconds']:.1f} s of sound in {facts['seconds']:.1f} s"
         self.say(f"{said}; {facts['manifest'] or place}")
-
-
-def main() -> None:
-    """Run as `python -m deployments.bulk`."""
-    import sys
-
-    from pipeline.cli.app import main as run
-
-    sys.argv.insert(1, "bulk")
-    run()
-
-
-if __name__ == "__main__":
-    main()

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from deployments.bulk_job import Job, Means
-from deployments.bulk_pipeline import open_board, rows_of
-from deployments.bulk_rows import Work as Row
+from deployments.bulk.job import Job, Means
+from deployments.bulk.pipeline import open_board, rows_of
+from deployments.bulk.rows import Work as Row
 from deployments.config import AppConfig
 from pipeline.bark import Bark
 from pipeline.bench.child import note
