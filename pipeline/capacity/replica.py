@@ -4,7 +4,7 @@ Those at work share the replica; how fast each goes depends on how many they are
 virtual time, so a change costs one heap operation whatever the batch.
 
 Replicas may share a device (a laptop: all stages on the same cores). Where those that have work
-demand more of it than there is, all go slower alike.
+demand more of it than there is, all go slower alike, and some of it is lost between them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,16 @@ from typing import Any
 
 
 class Device:
-    """What several replicas run on. `busy` are those with work; `share` is each one's speed."""
+    """What several replicas run on. `busy` are those with work; `share` is each one's speed.
 
-    __slots__ = ("busy", "share")
+    loss: the part of its time that does no work while they demand more of it than there is:
+    caches that each fills anew, threads that wait for one whose core another process has.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_loss", "busy", "share")
+
+    def __init__(self, loss: float = 0.0) -> None:
+        self._loss = loss
         self.busy: dict[Replica, None] = {}  # in order, for runs that can be repeated
         self.share = 1.0
 
@@ -36,7 +41,8 @@ class Device:
             self.busy[replica] = None
         else:
             self.busy.pop(replica, None)
-        self.share = 1.0 / max(1.0, sum(replica.demand for replica in self.busy))
+        demand = sum(replica.demand for replica in self.busy)
+        self.share = 1.0 if demand <= 1.0 else (1.0 - self._loss) / demand
 
 
 class Replica:

@@ -159,6 +159,17 @@ def test_shared_device_is_slower_only_by_what_is_asked_too_much(
     assert [answer.total_s for answer in found.answers] == pytest.approx([expected_s] * 2)
 
 
+@pytest.mark.parametrize(("loss", "expected_s"), [(0.0, 2.0), (0.2, 2.5), (0.5, 4.0)])
+def test_shared_device_loses_a_part_only_while_it_is_shared(loss: float, expected_s: float) -> None:
+    pools = [Pool(name, 1, in_turn, shares=True) for name in "ab"]
+    at_once = [Arrival(0.0, ((1.0, 0.0),)), Arrival(0.0, ((0.0, 1.0),))]
+    alone = [Arrival(0.0, ((1.0, 0.5),))]
+    found = Simulation(pools, Random(1), loss=loss).run(at_once)
+    assert [answer.total_s for answer in found.answers] == pytest.approx([expected_s] * 2)
+    found = Simulation(pools, Random(1), loss=loss).run(alone)
+    assert [answer.total_s for answer in found.answers] == pytest.approx([1.5])
+
+
 # ── sums ─────────────────────────────────────────────────────────────────────────────────────────
 KINDS = [((0.2, 1.0, 0.3, 0.1),), ((0.2, 1.0, 0.3, 0.1),) * 3]
 
