@@ -12,8 +12,9 @@ length, and the sound can leave while the rest is made. Equal to transformers' i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from pipeline.spec import CodecSpec
 
 # What a layer keeps between two pieces, by layer.
 Memory = dict[object, Any]
+Part = Callable[[Tensor, Memory], Tensor]
 # 1.7 s of sound. The first piece must hold the 7 frames that the reflected start needs, unless
 # the whole clip is shorter.
 PIECE_FRAMES = 128
@@ -65,19 +67,35 @@ class CodecDecoder:
             float32 [frames of the piece * hop]. The pieces' lengths are fixed, so that the
             rounding of a clip depends on its codes alone.
         """
+        return (piece for piece in self.steps(codes) if piece is not None)
+
+    def steps(self, codes: NDArray[np.int32]) -> Iterator[NDArray[np.float32] | None]:
+        """Decode as `decode` does, in steps as short as the network's parts.
+
+        Yields:
+            None after each step but a piece's last; after that, the piece.
+        """
         memory: Memory = {}
         for first in range(0, codes.shape[1], PIECE_FRAMES):
-            yield self._piece(codes[:, first : first + PIECE_FRAMES], memory)
+            x = self._latent(codes[:, first : first + PIECE_FRAMES])
+            *parts, last = self._decoder.parts
+            for part in parts:
+                x = self._run(part, x, memory)
+                yield None
+            yield self._run(last, x, memory)[0, 0].cpu().numpy()
 
     @torch.inference_mode()
-    def _piece(self, codes: NDArray[np.int32], memory: Memory) -> NDArray[np.float32]:
+    def _latent(self, codes: NDArray[np.int32]) -> Tensor:
         on_device = torch.from_numpy(codes.astype(np.int64)).to(self._device)
         latent = self._codebooks[0][on_device[0]]  # [F, C]
         for codebook, row in zip(self._codebooks[1:], on_device[1:], strict=False):
             latent = latent + codebook[row]
+        return latent.T[None]
+
+    @torch.inference_mode()
+    def _run(self, part: Part, x: Tensor, memory: Memory) -> Tensor:
         with torch_threads(self._num_threads):
-            samples = self._decoder(latent.T[None], memory)
-        return samples[0, 0].cpu().numpy()
+            return part(x, memory)
 
 
 @contextmanager
@@ -123,14 +141,28 @@ class _Decoder:
             index += 2 + spec.num_residual_layers
         self._last = conv(f"layers.{index + 1}.conv")
 
-    def __call__(self, latent: Tensor, memory: Memory) -> Tensor:
+    @property
+    def parts(self) -> list[Part]:
+        """Return what runs one after the other; each takes what the one before it gives."""
+        ups = [partial(self._upsampled, *stage) for stage in self._stages]
+        return [self._begun, *ups, self._ended]
+
+    def _begun(self, latent: Tensor, memory: Memory) -> Tensor:
         x = self._first(latent, memory)  # [1, C, F]
         y, memory[self._lstm] = self._lstm(x.permute(2, 0, 1), memory.get(self._lstm))
-        x = x + y.permute(1, 2, 0)
-        for up, blocks in self._stages:
-            x = up(functional.elu(x), memory)
-            for block in blocks:
-                x = block(x, memory)
+        through: Tensor = x + y.permute(1, 2, 0)
+        return through
+
+    @staticmethod
+    def _upsampled(
+        up: _TransposedConv, blocks: list[_ResidualBlock], x: Tensor, memory: Memory
+    ) -> Tensor:
+        x = up(functional.elu(x), memory)
+        for block in blocks:
+            x = block(x, memory)
+        return x
+
+    def _ended(self, x: Tensor, memory: Memory) -> Tensor:
         return self._last(functional.elu(x), memory)
 
 

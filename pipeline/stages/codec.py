@@ -48,17 +48,20 @@ class CodecStage:
         )
 
     def _decode(self, fine: FineCodes, call: Call) -> Generator[float, None, Waveform]:
-        """Yield after every piece; return the sound."""
+        """Yield after every step of the device; return the sound."""
         pieces: list[Float32] = []
         total = self._decoder.num_pieces(fine.codes.shape[1])
-        decoding = self._decoder.decode(fine.codes)
+        decoding = self._decoder.steps(fine.codes)
         while len(pieces) < total:
             with self._device.turn() as turn:
                 piece = next(decoding)
-            if not np.isfinite(piece).all():
-                raise EngineFailed("The codec made samples that are no numbers: broken weights?")
-            pieces.append(piece)
-            if call.on_progress is not None:
-                call.on_progress(len(pieces), total)
+            if piece is not None:
+                if not np.isfinite(piece).all():
+                    raise EngineFailed(
+                        "The codec made samples that are no numbers: broken weights?"
+                    )
+                pieces.append(piece)
+                if call.on_progress is not None:
+                    call.on_progress(len(pieces), total)
             yield turn.busy_s
         return Waveform(np.concatenate(pieces), self._decoder.sample_rate)
