@@ -96,22 +96,28 @@ def command(nodes: Any, prompts: Path, output: str, *more: str) -> list[str]:
 
 def run(nodes: Any, prompts: Path, output: str, *more: str) -> tuple[int, Json]:
     """Run a job to its end; return its exit code, and what it says last."""
+    last = states(nodes, prompts, output, *more)[-1]
+    return last.pop("code"), last
+
+
+def states(nodes: Any, prompts: Path, output: str, *more: str) -> list[Json]:
+    """Run a job to its end; return everything that it says."""
     done = subprocess.run(
         command(nodes, prompts, output, *more), capture_output=True, text=True, timeout=400
     )
     assert done.stdout, done.stderr
-    return done.returncode, json.loads(done.stdout.splitlines()[-1])
+    return [{**json.loads(line), "code": done.returncode} for line in done.stdout.splitlines()]
 
 
-def write(folder: Path, rows: list[Json]) -> Path:
-    """Write prompts, and beside them a config with one actor a stage."""
+def write(folder: Path, rows: list[Json], *, actors: int = 1) -> Path:
+    """Write prompts, and beside them a config with so many actors a stage."""
     import yaml
 
     from deployments.serve_file import load_serve_file
 
     given = load_serve_file(Path(__file__).parents[2] / "serve_config.yaml")
-    one = {"max_size": 1, "num_cpus": 0.1}
-    pools = dict.fromkeys(("text", "semantic", "coarse", "fine", "codec", "chained"), one)
+    pool = {"min_size": actors, "max_size": actors, "num_cpus": 0.1}
+    pools = dict.fromkeys(("text", "semantic", "coarse", "fine", "codec", "chained"), pool)
     given["applications"][0]["args"]["bulk"] = {**pools, "max_in_flight": ROOM}
     (folder / "c.yaml").write_text(yaml.safe_dump(given))
     path = folder / "prompts.jsonl"
@@ -188,6 +194,52 @@ def test_rows_are_made_as_online_and_bad_ones_are_rows_with_errors(
     again = {row["id"]: row for row in manifest(store)}
     assert again["stranger"]["status"] == "ok"
     assert again["plain"] == rows["plain"]
+
+
+def test_several_actors_a_pool_and_a_stop_at_the_first_error(nodes, bark, tmp_path):
+    good = [{"id": f"row {n}", "text": f"Number {n}.", "seed": n} for n in range(24)]
+    prompts = write(tmp_path, [{"id": "bad", "text": " "}, *good], actors=2)
+    store = open_store(tmp_path / "out")
+
+    stopped = states(nodes, prompts, str(tmp_path / "out"), "--fail-fast")[-1]
+    assert (stopped["code"], stopped["errors"], stopped["manifest"]) == (1, 1, None)
+    assert stopped["left"] > 0
+    assert store.get("manifest.parquet") is None
+
+    said = states(nodes, prompts, str(tmp_path / "out"))
+    assert (said[-1]["code"], said[-1]["ok"], said[-1]["left"]) == (1, 24, 0)
+    assert said[0]["todo"] == stopped["left"]  # the error is noted, and not tried again
+    most = {
+        stage: max(s["stages"].get(stage, {}).get("actors", 0) for s in said if "stages" in s)
+        for stage in ("semantic", "coarse", "fine", "codec")
+    }
+    assert set(most.values()) == {2}
+    rows = manifest(store)
+    assert [row["id"] for row in rows] == ["bad", *(row["id"] for row in good)]
+    check_sounds(store, rows)
+    for row in (rows[1], rows[12], rows[24]):
+        n = row["seed"]
+        assert row["sha256"] == kept_before(bark, open_store(tmp_path / "own"), good[n])
+
+
+def test_a_recheck_trusts_no_note_and_makes_only_what_is_gone(nodes, tmp_path):
+    rows = [{"id": f"row {n}", "text": f"Number {n}.", "seed": n} for n in range(4)]
+    prompts, output = write(tmp_path, rows), tmp_path / "out"
+    assert run(nodes, prompts, str(output))[0] == 0
+    store = open_store(output)
+    before = manifest(store)
+    gone = before[2]["generation_id"]
+    assert store.delete(f"generations/{gone[:2]}/{gone}/manifest.json")
+    # its sound is there still, so the job's notes are believed, until somebody asks
+    assert run(nodes, prompts, str(output))[1]["made"] == 0
+
+    code, end = run(nodes, prompts, str(output), "--recheck")
+    assert (code, end["ok"], end["errors"]) == (0, 4, 0)
+    assert Generations(store).load_manifest(gone) is not None
+    after = manifest(store)
+    assert [row["sha256"] for row in after] == [row["sha256"] for row in before]
+    for n in (0, 1, 3):
+        assert after[n]["device_seconds"] == before[n]["device_seconds"]
 
 
 def test_a_job_outlives_driver_actor_and_node_and_makes_every_row_once(nodes, tmp_path):
