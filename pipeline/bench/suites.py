@@ -58,6 +58,10 @@ _SUITES: Mapping[str, tuple[str, Mapping[str, object]]] = {
             "serve": True,
         },
     ),
+    "bulk": (
+        "a bulk job beside a plain loop, the bare engine and transformers",
+        {"seconds": 6.0, "precisions": ("int8",), "concurrency": (), "bulk": 48},
+    ),
     "gpu": (
         "bark's own shape on a CUDA device, beside transformers in fp16",
         {
