@@ -16,6 +16,7 @@ from deployments.access import Access
 from deployments.builtin_errors import builtins_raised, raises_builtins
 from deployments.config import APP_NAME, INGRESS, AppConfig
 from deployments.front_meter import FrontMeter
+from deployments.generation import Generation
 from deployments.generation_routes import Generations
 from deployments.http_app import create_app
 from deployments.keeping import label_of
@@ -23,7 +24,7 @@ from deployments.logs import set_up_logs
 from deployments.meters import Reporter
 from deployments.ray_metrics import set_up_metrics
 from deployments.remote import RemoteStages
-from deployments.service import Generation, Service
+from deployments.service import Service
 from deployments.stage import this_replica
 from deployments.store_access import StoreAccess
 from deployments.tracing import set_up_tracing

@@ -18,8 +18,9 @@ from typing import Any, Final, TypeVar
 
 from deployments import metrics
 from deployments.config import JobSection
+from deployments.generation import Generation
 from deployments.keeping import find_kept, keep, keep_rendition
-from deployments.service import Generation, Service
+from deployments.service import Service
 from deployments.webhooks import Webhooks
 from pipeline.errors import (
     BarkError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from deployments.service import Generation
+from deployments.generation import Generation
 from deployments.store_access import StoreAccess
 from pipeline.audio import MEDIA_TYPES, SyntheticLabel, change_speed
 from pipeline.errors import StoreUnavailable

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from starlette.responses import Response, StreamingResponse
 
+from deployments.generation import Generation
 from deployments.http_errors import error_body
 from deployments.provenance import Provenance
 from deployments.schemas import SpeechRequest
-from deployments.service import Generation
 from pipeline.audio import MEDIA_TYPES, StreamEncoder, SyntheticLabel, change_speed
 from pipeline.clip import Clip
 from pipeline.errors import BarkError

@@ -13,8 +13,8 @@ from opentelemetry.context import Context
 
 from deployments.bulk.actor import HOLDER, BulkStage, insist, place_of
 from deployments.bulk.rows import Piece, Work
+from deployments.generation import Generation
 from deployments.keeping import keep
-from deployments.service import Generation
 from pipeline.payloads import (
     CoarseCodes,
     FineCodes,

@@ -63,7 +63,7 @@ def _examine(model: str, data: str, speak: bool) -> Iterator[Finding]:
     yield _optional("ray", "the service")
     yield _optional("perth", "watermarks", "resemble-perth")
     yield _optional("c2pa", "signing files", "c2pa-python")
-    yield _optional("opentelemetry.sdk", "exporting traces (to come)")
+    yield _optional("opentelemetry.sdk", "traces (OTEL_EXPORTER_OTLP_ENDPOINT)")
     if speak and found.state == "ok":
         for precision in ("fp32", "bf16", "int8"):
             yield _try(precision, lambda precision=precision: _speak(model, precision))  # type: ignore[misc]

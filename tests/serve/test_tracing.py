@@ -229,7 +229,7 @@ def test_every_request_has_one_line_with_its_ids(served):
     assert (line["deployment"], line["outcome"], line["logger"]) == (
         "Ingress",
         "ok",
-        "deployments.service",
+        "deployments.generation",
     )
     assert line["replica"]
     assert line["device_seconds"] > 0

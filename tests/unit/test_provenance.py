@@ -12,10 +12,11 @@ import pytest
 from certificates import Authority
 
 from deployments.config import AppConfig
+from deployments.generation import Generation
 from deployments.keeping import keep, keep_rendition
 from deployments.provenance import Provenance
 from deployments.schemas import SpeechRequest
-from deployments.service import Generation, Service
+from deployments.service import Service
 from deployments.speech import speak
 from deployments.store_access import StoreAccess
 from pipeline.audio.credentials import read_credentials
