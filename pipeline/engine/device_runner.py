@@ -37,6 +37,9 @@ from pipeline.spec import GPTShape, Precision
 # Steps that the device is given before the first one's tokens are looked at. One would hide the
 # host's work; two also its being late. More makes each cancel, and each window's end, cost more.
 STEPS_AHEAD = 2
+# Positions of a prompt at a time. Enough rows for the products to be bound by arithmetic, and few
+# enough that a decode step of all others waits for no more than some of its own length.
+PREFILL_PIECE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +98,13 @@ class DeviceRunner(CausalRunner):
         max_positions: int,
         head_range: tuple[int, int],
         steps_ahead: int = STEPS_AHEAD,
+        prefill_piece: int | None = PREFILL_PIECE,
         capture: Capture = capture,
     ) -> None:
         """Load the weights, make the graphs; see `CausalRunner`.
 
         Args:
-            steps_ahead: 0 or more; changes no token.
+            steps_ahead: 0 or more; changes no token. prefill_piece: see `drawing.DrawingRunner`.
         """
         super().__init__(
             read,
@@ -111,7 +115,7 @@ class DeviceRunner(CausalRunner):
             max_positions=max_positions,
             head_range=head_range,
         )
-        self.steps_ahead = steps_ahead
+        self.steps_ahead, self.prefill_piece = steps_ahead, prefill_piece
         where = device.torch
         # only what was drawn is fed back, so of the token table the head's rows are enough
         self._drawable = self._tokens.rows(*head_range).to(where)
@@ -135,21 +139,24 @@ class DeviceRunner(CausalRunner):
             self._steps = [capture(partial(self._step, filters=f), where) for f in both]
             self._draws = [capture(partial(self._draw_prefilled, filters=f), where) for f in both]
 
-    def prefill(self, sequence: Sequence, start: int) -> _Flight:
+    def prefill(self, sequence: Sequence, start: int, stop: int) -> _Flight:
         """See `drawing.DrawingRunner`."""
         slot, prompt = sequence.slot, sequence.prompt
         assert slot is not None
-        added = None if prompt.added is None else prompt.added[start:]
-        hidden = self._embed(start, prompt.tokens[start:], added)
+        added = None if prompt.added is None else prompt.added[start:stop]
+        hidden = self._embed(start, prompt.tokens[start:stop], added)
 
         def run() -> None:
-            self._admit(slot, sequence)
-            state = self._state
-            upload(np.array(len(prompt.tokens) - 1), state.positions[slot])
-            upload(np.array(sequence.num_asked), state.counts[slot])
             on_device = torch.empty(hidden.shape, device=self._device.torch)
             upload(hidden, on_device)
-            state.logits[slot] = self._gpt.extend(slot, start, on_device)
+            logits = self._gpt.extend(slot, start, on_device)
+            if stop < len(prompt.tokens):
+                return
+            self._admit(slot, sequence)
+            state = self._state
+            upload(np.array(stop - 1), state.positions[slot])
+            upload(np.array(sequence.num_asked), state.counts[slot])
+            state.logits[slot] = logits
             self._take([slot])
             self._draws[slot in self._filtering]()
 

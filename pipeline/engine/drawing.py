@@ -61,15 +61,17 @@ class DrawingRunner(Protocol):
 
     A call returns when the device has been told, not when it is done. Calls take effect in their
     order. `steps_ahead`: so many more calls are made before the first one's tokens are looked at.
-    A sequence that has ended meanwhile draws on to no effect, in its own slot.
+    A sequence that has ended meanwhile draws on to no effect, in its own slot. `prefill_piece`: so
+    many positions are run at a time, at most, before others have their turn; None: any number.
     """
 
     num_slots: int
     max_positions: int
     steps_ahead: int
+    prefill_piece: int | None
 
-    def prefill(self, sequence: Sequence, start: int) -> Drawn:
-        """Run the prompt's tokens from position `start` on in the sequence's slot, and draw."""
+    def prefill(self, sequence: Sequence, start: int, stop: int) -> Drawn:
+        """Run the prompt's tokens [start, stop) in the sequence's slot; draw where they end it."""
 
     def step(self, batch: list[Sequence]) -> Drawn:
         """Run each sequence's newest token, and draw its next."""
@@ -82,17 +84,18 @@ class HostDrawing:
     """A `DrawingRunner` over a model that gives logits: everything is known at once."""
 
     steps_ahead = 0
+    prefill_piece = None  # decode steps are not much shorter here, and fewer rows cost more each
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self.num_slots, self.max_positions = runner.num_slots, runner.max_positions
 
-    def prefill(self, sequence: Sequence, start: int) -> Drawn:
+    def prefill(self, sequence: Sequence, start: int, stop: int) -> Drawn:
         """See `DrawingRunner`."""
         prompt = sequence.prompt
         assert sequence.slot is not None
-        added = None if prompt.added is None else prompt.added[start:]
-        logits = self._runner.extend(sequence.slot, start, prompt.tokens[start:], added)
+        added = None if prompt.added is None else prompt.added[start:stop]
+        logits = self._runner.extend(sequence.slot, start, prompt.tokens[start:stop], added)
         return _Logits(self._runner, [sequence], logits[None])
 
     def step(self, batch: list[Sequence]) -> Drawn:

@@ -1,9 +1,9 @@
 """The engine: submit, step, run_until_done. Knows sequences and slots, not what tokens mean.
 
-One `step` is one turn of the scheduler: drop what is cancelled or late, then one prefill, or one
-decode step over every running sequence, then a look at the tokens of a turn that was begun before
-(with a model whose logits come to the host: of this one). Not thread-safe; `async_engine` gives it
-a thread.
+One `step` is one turn of the scheduler: drop what is cancelled or late, then one prefill (or a
+piece of one), or one decode step over every running sequence, then a look at the tokens of a turn
+that was begun before (with a model whose logits come to the host: of this one). Not thread-safe;
+`async_engine` gives it a thread.
 """
 
 from __future__ import annotations
@@ -22,16 +22,26 @@ from pipeline.engine.sequence import Prompt, Sequence
 from pipeline.errors import BarkError, Cancelled, DeadlineExceeded, EngineFailed
 
 
+@dataclass(frozen=True, slots=True)
+class _Prefill:
+    """Positions [start, stop) of a prompt; reused: those before, which its first piece found."""
+
+    start: int
+    stop: int
+    reused: int
+    is_last: bool
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Turn:
-    """What the device was given to do. reused: positions that a prefill kept; None: a decode.
+    """What the device was given to do: a prefill, or a piece of one, or (None) a decode step.
 
     lives: which life of each sequence it was for; one that began anew has no use for the token.
     """
 
     batch: list[Sequence]
     lives: list[int]
-    reused: int | None
+    prefill: _Prefill | None
     began_s: float
     drawn: Drawn
 
@@ -126,13 +136,24 @@ class Engine:
         )
 
     def _begin_prefill(self, sequence: Sequence) -> _Turn:
-        began_s = time.monotonic()
-        if not sequence.stats.prefills:
-            sequence.stats.queue_s = began_s - sequence.submitted_s
-        reused = _shared_prefix(sequence.cached, sequence.prompt)
-        drawn = self._drawing.prefill(sequence, reused)
-        sequence.in_flight += 1
-        return _Turn([sequence], [sequence.life], reused, began_s, drawn)
+        """Begin a prefill, or go on with it; a long one in pieces, with decode steps between.
+
+        Pieces end at fixed places, so that their shapes, and with them a device's rounding, are
+        the sequence's own.
+        """
+        began_s, start, reused = time.monotonic(), sequence.reached, 0
+        if start is None:
+            start = reused = _shared_prefix(sequence.cached, sequence.prompt)
+            if not sequence.stats.prefills:
+                sequence.stats.queue_s = began_s - sequence.submitted_s
+        stop, piece = len(sequence.prompt.tokens), self._drawing.prefill_piece
+        if piece is not None:
+            stop = min(stop, (start // piece + 1) * piece)
+        part = _Prefill(start, stop, reused, stop == len(sequence.prompt.tokens))
+        drawn = self._drawing.prefill(sequence, start, stop)
+        sequence.reached = None if part.is_last else stop
+        sequence.in_flight += part.is_last
+        return _Turn([sequence], [sequence.life], part, began_s, drawn)
 
     def _begin_decode(self, batch: list[Sequence]) -> _Turn:
         began_s = time.monotonic()
@@ -156,7 +177,8 @@ class Engine:
             self.busy_s += busy_s
         else:
             self.surplus_s += busy_s
-        if turn.reused is None:
+        part = turn.prefill
+        if part is None:
             self.counters.steps.add(elapsed)
             self.counters.batched_rows += num_running
         else:
@@ -164,21 +186,22 @@ class Engine:
         for row, sequence in enumerate(turn.batch):
             if not is_running[row]:
                 continue
-            sequence.in_flight -= 1
             stats = sequence.stats
             stats.device_s += busy_s / num_running
-            if turn.reused is not None:
+            if part is not None:
                 stats.prefill_s += elapsed
+                self._count_positions(sequence, part.stop - part.start, part.reused)
+                sequence.cached = sequence.prompt.tokens[: part.stop].tolist()
+                if not part.is_last:
+                    continue
                 stats.prefills += 1
-                prefilled = len(sequence.prompt.tokens) - turn.reused
-                self._count_positions(sequence, prefilled, turn.reused)
-                sequence.cached = sequence.prompt.tokens.tolist()
             else:
                 assert sequence.pending is not None
                 stats.decode_s += elapsed
                 stats.steps += 1
                 stats.batched_rows += num_running
                 sequence.cached.append(sequence.pending)
+            sequence.in_flight -= 1
             self._take_token(sequence, turn.drawn, row)
         self._count_waste(turn.batch)
 

@@ -100,6 +100,7 @@ class Sequence:
     life: int = 0  # how often it began anew
     in_flight: int = 0  # tokens that the device was told to draw and that were not looked at yet
     slot: int | None = None
+    reached: int | None = None  # how far pieces of the prompt were begun; None: all, or none
     pending: int | None = None  # the newest token, not yet in the cache; None: prefill first
     cached: list[int] = field(default_factory=list)  # token at each position of the slot's cache
     _first: Prompt = field(init=False)
@@ -110,7 +111,7 @@ class Sequence:
     def restart(self) -> None:
         """Begin anew, without a slot: what is drawn depends on nothing that is lost by that."""
         self.prompt, self.tokens, self.cached = self._first, [], []
-        self.pending = self.slot = None
+        self.pending = self.slot = self.reached = None
         self.in_flight = 0
         self.life += 1  # tokens that are still to come belong to the one before
 

@@ -60,21 +60,31 @@ class LateRunner:
     before somebody waits for it. `is_prompt`: the other one, all is done at once.
     """
 
-    def __init__(self, *, steps_ahead: int, is_prompt: bool = False, **model) -> None:
+    def __init__(
+        self,
+        *,
+        steps_ahead: int,
+        is_prompt: bool = False,
+        prefill_piece: int | None = None,
+        **model,
+    ) -> None:
         self.model, self.steps_ahead, self.is_prompt = FakeRunner(**model), steps_ahead, is_prompt
         self.num_slots, self.max_positions = self.model.num_slots, self.model.max_positions
+        self.prefill_piece = prefill_piece
         self.queue: deque[Callable[[], None]] = deque()
         self.num_told = self.num_done = self.deepest = 0
         self.told: list[tuple[str, list[int]]] = []  # (kind, slots)
         self.rows: dict[int, dict] = {}  # slot → what the device knows of it
 
-    def prefill(self, sequence, start):
+    def prefill(self, sequence, start, stop):
         slot, prompt, n = sequence.slot, sequence.prompt, sequence.num_asked
         params, uniforms = sequence.params, sequence.uniforms
 
         def work():
-            added = None if prompt.added is None else prompt.added[start:]
-            logits = self.model.extend(slot, start, prompt.tokens[start:], added)
+            added = None if prompt.added is None else prompt.added[start:stop]
+            logits = self.model.extend(slot, start, prompt.tokens[start:stop], added)
+            if stop < len(prompt.tokens):
+                return {}
             self.rows[slot] = {"n": n, "at": len(prompt.tokens), "open": True}
             self.rows[slot] |= {"params": params, "uniforms": uniforms}
             return {slot: self._draw(slot, logits)}

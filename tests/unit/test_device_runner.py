@@ -224,6 +224,14 @@ def test_steps_mix_no_devices_and_wait_for_none(precision):
             model._state.drawn + torch.zeros(SLOTS)
 
 
+@pytest.mark.parametrize("piece", [1, 4, 7])
+def test_prompt_in_pieces_gives_the_tokens_of_a_whole_one(runner, on_host, piece):
+    model = runner(prefill_piece=piece)
+    batch = [plain(seed) for seed in SEEDS[:4]]
+    assert tokens_of(Engine(model), *batch) == [on_host[plain, seed] for seed in SEEDS[:4]]
+    assert max(len(one.prompt.tokens) for one in batch) > 2 * 4
+
+
 def test_filters_leave_with_the_sequence_that_wanted_them(runner):
     """They cost a sort: the graph without it is replayed again when nobody has any."""
     model = runner()

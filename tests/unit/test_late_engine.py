@@ -12,6 +12,7 @@ from test_engine import alone, sequence, windowed
 from pipeline.engine.async_engine import AsyncEngine
 from pipeline.engine.drawing import DrawingRunner
 from pipeline.engine.engine import Engine
+from pipeline.engine.sequence import Prompt
 from pipeline.errors import Cancelled, DeadlineExceeded, EngineFailed
 
 
@@ -34,6 +35,40 @@ ALONE = {
 }
 
 
+def test_others_decode_between_the_pieces_of_a_long_prompt():
+    runner = LateRunner(steps_ahead=1, prefill_piece=4)
+    engine, short, long = Engine(runner), sequence(1), sequence(2)
+    long.prompt = Prompt(np.arange(14) % 9)
+    alone_tokens = {}
+    for one in (short, long):
+        twin = sequence(1 if one is short else 2)
+        twin.prompt = one.prompt
+        alone_tokens[one.id] = run(Engine(FakeRunner()), twin)[0]
+    engine.submit(short)
+    engine.step()
+    engine.step()
+    engine.submit(long)
+    engine.run_until_done()
+    assert [short.tokens, long.tokens] == list(alone_tokens.values())
+    kinds = [kind for kind, slots in runner.told if kind == "step" or slots == [1]]
+    first, last = kinds.index("prefill"), len(kinds) - 1 - kinds[::-1].index("prefill")
+    between = kinds[first : last + 1]
+    assert between.count("prefill") == 4  # 4, 4, 4 and 2 positions
+    assert between.count("step") >= 3
+    assert [rows for kind, rows in runner.model.calls if kind == "extend"][-4:] == [4, 4, 4, 2]
+    assert (long.stats.prefills, long.stats.prefilled_positions) == (1, 14)
+
+
+def test_pieces_end_where_they_do_alone_whatever_was_kept():
+    """A window that moved begins within a piece; the next ones are where they were."""
+    runner = LateRunner(steps_ahead=0, prefill_piece=3)
+    moved = windowed(1, moves=True)
+    run(Engine(runner), moved)
+    extended = [rows for kind, rows in runner.model.calls if kind == "extend"]
+    assert max(extended) <= 3
+    assert moved.tokens == ALONE["window moves", 1]
+
+
 def test_fake_device_is_what_the_engine_asks_for():
     assert isinstance(LateRunner(steps_ahead=1), DrawingRunner)
     assert not isinstance(FakeRunner(), DrawingRunner)
@@ -42,12 +77,13 @@ def test_fake_device_is_what_the_engine_asks_for():
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_tokens_do_not_depend_on_how_late_they_are_seen(data):
-    """Any number of steps ahead, slots, arrivals, precedence, cancels, windows: the same tokens."""
+    """Any steps ahead, slots, pieces, arrivals, precedence, cancels, windows: the same tokens."""
     ahead = data.draw(st.integers(0, 5), label="steps ahead")
     runner = LateRunner(
         steps_ahead=ahead,
         num_slots=data.draw(st.integers(1, 4), label="slots"),
         is_prompt=data.draw(st.booleans(), label="is prompt"),
+        prefill_piece=data.draw(st.sampled_from([None, 1, 2, 3]), label="positions of a piece"),
     )
     engine, submitted = Engine(runner), []
     for _ in range(data.draw(st.integers(5, 60), label="turns")):
