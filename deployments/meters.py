@@ -13,7 +13,8 @@ from itertools import accumulate
 
 from deployments import metrics
 from deployments.metrics import STEP_BOUNDS, Counter
-from pipeline.engine.async_engine import AsyncEngine, AsyncTurnTaker
+from pipeline.engine.async_engine import AsyncEngine
+from pipeline.engine.turn_taker import AsyncTurnTaker
 
 log = logging.getLogger(__name__)
 _EVERY_S = 1.0

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.runner import CausalRunner, Device, FineRunner
+from pipeline.engine.fine_runner import FineRunner
+from pipeline.engine.runner import CausalRunner, Device
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.payloads import (
     CoarseCodes,

@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
-from pipeline.engine.async_engine import AsyncEngine, AsyncTurnTaker
+from pipeline.engine.async_engine import AsyncEngine
+from pipeline.engine.codec_runner import CodecRunner
 from pipeline.engine.device_runner import DeviceRunner
 from pipeline.engine.engine import Engine
+from pipeline.engine.fine_runner import FineRunner
 from pipeline.engine.precedence import Precedence
-from pipeline.engine.runner import CausalRunner, Device, FineRunner
+from pipeline.engine.runner import CausalRunner, Device
+from pipeline.engine.turn_taker import AsyncTurnTaker
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.encodec import CodecDecoder
 from pipeline.spec import Precision
@@ -128,7 +131,7 @@ def open_fine(checkpoint: Checkpoint, place: Placement) -> Worker[FineStage]:
         codebook_size=spec.codebook_size,
         window=spec.fine.window,
     )
-    turns = AsyncTurnTaker(name="fine", precedence=place.precedence)
+    turns = AsyncTurnTaker(runner, name="fine", precedence=place.precedence)
     return Worker(FineStage(runner, turns, spec), runner, turns)
 
 
@@ -142,5 +145,6 @@ def open_codec(checkpoint: Checkpoint, place: Placement) -> Worker[CodecStage]:
         place.device.torch,
         CODEC_THREADS if place.device.backend == "native" else None,
     )
-    turns = AsyncTurnTaker(name="codec", precedence=place.precedence)
-    return Worker(CodecStage(decoder, turns, place.device), decoder, turns)
+    runner = CodecRunner(decoder, place.device)
+    turns = AsyncTurnTaker(runner, name="codec", precedence=place.precedence)
+    return Worker(CodecStage(runner, turns), runner, turns)

@@ -9,10 +9,8 @@ functions run as they are: there the tests drive them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +24,7 @@ from pipeline.engine.device_sampler import (
     needs_filters,
     upload,
 )
-from pipeline.engine.graphs import Capture, capture
+from pipeline.engine.graphs import Capture, capture, on, own_stream
 from pipeline.engine.runner import CausalRunner, Device, DeviceTurn
 from pipeline.engine.sampler import NO_NUMBERS
 from pipeline.engine.sequence import Sequence
@@ -122,9 +120,7 @@ class DeviceRunner(CausalRunner):
         self._places = self._positions.rows(0, max_positions).to(where)
         self._state = SlotState.make(num_slots, max_positions, head_range, where)
         self._rows = SamplingRows.make(num_slots, where)
-        self._stream: torch.cuda.Stream | None = None
-        if where.type == "cuda":
-            self._stream = torch.cuda.Stream(where)  # type: ignore[no-untyped-call]
+        self._stream = own_stream(where)
         ring = torch.empty(steps_ahead + 2, num_slots, dtype=torch.int64)
         self._ring = ring.pin_memory() if self._stream is not None else ring
         self._num_turns = 0
@@ -203,10 +199,7 @@ class DeviceRunner(CausalRunner):
             self._taking = slots
 
     def _begin(self, slots: list[int], work: Callable[[], None]) -> _Flight:
-        stream: AbstractContextManager[Any] = nullcontext()
-        if self._stream is not None:
-            stream = torch.cuda.stream(self._stream)
-        with torch.inference_mode(), stream, self._device.turn() as turn:
+        with torch.inference_mode(), on(self._stream), self._device.turn() as turn:
             began = self._mark()
             work()
             told = self._ring[self._num_turns % len(self._ring)]

@@ -8,7 +8,8 @@ buffers. Where there is no CUDA the same function is called as it is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import torch
 
@@ -20,6 +21,18 @@ Function = Callable[[], None]
 
 class Capture(Protocol):
     def __call__(self, function: Function, device: torch.device) -> Function: ...
+
+
+def own_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """Return a stream, so that one stage's work overlaps with the others'; None off CUDA."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def on(stream: torch.cuda.Stream | None) -> AbstractContextManager[Any]:
+    """Tell the device things on this stream, for a while."""
+    return nullcontext() if stream is None else torch.cuda.stream(stream)
 
 
 def capture(function: Function, device: torch.device) -> Function:

@@ -1,4 +1,4 @@
-"""What touches the device: tokens in, logits out, for causal and fine models.
+"""What touches the device: tokens in, logits out, for causal models.
 
 A runner owns a model's embeddings and its network. Three backends do the same work: `native` (our
 AVX-512 kernels; the result of a position depends on its prefix alone), `torch` (any device) and
@@ -26,7 +26,7 @@ from pipeline.engine import native_gpt
 from pipeline.errors import InvalidRequest
 from pipeline.models import decode_attention
 from pipeline.models.embedding import Embedding
-from pipeline.models.gpt import BidirectionalGPT, CausalGPT, TensorReader
+from pipeline.models.gpt import CausalGPT, TensorReader
 from pipeline.spec import GPTShape, Precision
 
 Float32 = NDArray[np.float32]
@@ -183,8 +183,8 @@ class CausalRunner:
                 causal=True,
                 num_heads_out=1,
             )
-            _load_native(gpt, read, shape, norm_bias=shape.has_bias)
-            gpt.load_head(0, _numpy(read("head.weight")[slice(*head_range)]))
+            load_native(gpt, read, shape, norm_bias=shape.has_bias)
+            gpt.load_head(0, as_numpy(read("head.weight")[slice(*head_range)]))
             self.cache_bytes = gpt.cache_bytes
             self._network = _Native(gpt)
         else:
@@ -228,81 +228,6 @@ class CausalRunner:
         return hidden
 
 
-class FineRunner:
-    """The fine model: a table and (but for the first) a head for each codebook."""
-
-    def __init__(
-        self,
-        read: TensorReader,
-        shape: GPTShape,
-        *,
-        device: Device,
-        precision: Precision,
-        num_codebooks: int,
-        num_given: int,
-        codebook_size: int,
-        window: int,
-    ) -> None:
-        self.num_codebooks, self.num_given, self.window = num_codebooks, num_given, window
-        self.busy_s = 0.0
-        self._device = device
-        self._tables = [
-            Embedding(read(f"token_embeddings.{k}.weight"), precision) for k in range(num_codebooks)
-        ]
-        self._positions = Embedding(read("position_embedding.weight"), "fp32")
-        num_heads = num_codebooks - num_given
-        self._native: native_gpt.NativeGPT | None = None
-        if device.backend == "native":
-            self._native = native_gpt.NativeGPT(
-                num_layers=shape.num_layers,
-                num_heads=shape.num_heads,
-                width=shape.width,
-                precision=precision,
-                num_slots=1,
-                max_positions=window,
-                causal=False,
-                num_heads_out=num_heads,
-            )
-            _load_native(self._native, read, shape, norm_bias=True)
-            for head in range(num_heads):
-                weight = read(f"heads.{head}.weight")[:codebook_size]
-                self._native.load_head(head, _numpy(weight))
-        else:
-            self._torch = BidirectionalGPT(
-                read,
-                shape,
-                num_heads_out=num_heads,
-                head_stop=codebook_size,
-                precision=precision,
-                device=device.torch,
-            )
-
-    def embed(self, codebook: int, codes: Int64) -> Float32:
-        """Return one codebook's share of the hidden vectors: codes [T] → float32 [T, d]."""
-        return self._tables[codebook](codes)
-
-    def logits(self, hidden: Float32, codebook: int, first: int, last: int) -> Float32:
-        """Run one pass.
-
-        Args:
-            hidden: float32 [T = window, d], the sum of `embed` over codebooks 0…codebook.
-            codebook: the one to predict.
-
-        Returns:
-            float32 [last - first, codebook_size] for positions first…last-1.
-        """
-        hidden = hidden + self._positions(np.arange(len(hidden)))
-        head = codebook - self.num_given
-        with self._device.turn() as turn:
-            if self._native is not None:
-                logits = self._native.encode(hidden, head, first, last)
-            else:
-                on_device = torch.from_numpy(hidden).to(self._device.torch)
-                logits = self._torch.encode(on_device, head, first, last).cpu().numpy()
-        self.busy_s = turn.busy_s
-        return logits
-
-
 class _Native:
     def __init__(self, gpt: native_gpt.NativeGPT) -> None:
         self._gpt = gpt
@@ -343,25 +268,25 @@ _LINEARS: Sequence[Literal["attention_in", "attention_out", "mlp_in", "mlp_out"]
 _NORMS: Sequence[Literal["norm_1", "norm_2"]] = ("norm_1", "norm_2")
 
 
-def _load_native(
+def load_native(
     gpt: native_gpt.NativeGPT, read: TensorReader, shape: GPTShape, *, norm_bias: bool
 ) -> None:
     """Hand over one tensor at a time, so that no more than one is ever here in fp32."""
 
     def bias(name: str, has: bool) -> Float32 | None:
-        return _numpy(read(f"{name}.bias")) if has else None
+        return as_numpy(read(f"{name}.bias")) if has else None
 
     for layer in range(shape.num_layers):
         for linear in _LINEARS:
             path = f"layers.{layer}.{linear}"
-            weight = _numpy(read(f"{path}.weight"))
+            weight = as_numpy(read(f"{path}.weight"))
             gpt.load_linear(layer, linear, weight, bias(path, shape.has_bias))
         for norm in _NORMS:
             path = f"layers.{layer}.{norm}"
-            gpt.load_norm(layer, norm, _numpy(read(f"{path}.weight")), bias(path, norm_bias))
-    weight = _numpy(read("norm_final.weight"))
+            gpt.load_norm(layer, norm, as_numpy(read(f"{path}.weight")), bias(path, norm_bias))
+    weight = as_numpy(read("norm_final.weight"))
     gpt.load_final_norm(weight, bias("norm_final", norm_bias))
 
 
-def _numpy(tensor: torch.Tensor) -> Float32:
+def as_numpy(tensor: torch.Tensor) -> Float32:
     return np.ascontiguousarray(tensor.numpy())

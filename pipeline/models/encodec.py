@@ -12,10 +12,9 @@ length, and the sound can leave while the rest is made. Equal to transformers' i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +25,8 @@ from torch.nn import functional
 from pipeline.models.gpt import TensorReader
 from pipeline.spec import CodecSpec
 
-# What a layer keeps between two pieces, by layer.
-Memory = dict[object, Any]
+# What a layer keeps of each clip between two pieces, by layer: [B, …].
+Memory = dict[object, Tensor]
 Part = Callable[[Tensor, Memory], Tensor]
 # 1.7 s of sound. The first piece must hold the 7 frames that the reflected start needs, unless
 # the whole clip is shorter.
@@ -57,8 +56,10 @@ class CodecDecoder:
     def num_codebooks(self) -> int:
         return len(self._codebooks)
 
-    def num_pieces(self, frames: int) -> int:
-        return -(-frames // PIECE_FRAMES)
+    @property
+    def num_parts(self) -> int:
+        """Parts of the network, to be run one after the other on each piece."""
+        return len(self._decoder.parts)
 
     def decode(self, codes: NDArray[np.int32]) -> Iterator[NDArray[np.float32]]:
         """Decode codes [K, F], K up to `num_codebooks`, in pieces of up to 128 frames.
@@ -67,35 +68,48 @@ class CodecDecoder:
             float32 [frames of the piece * hop]. The pieces' lengths are fixed, so that the
             rounding of a clip depends on its codes alone.
         """
-        return (piece for piece in self.steps(codes) if piece is not None)
+        memory = self.new_memory()
+        for x in self.pieces(codes):
+            for part in range(self.num_parts):
+                x = self.run(part, x, memory[part])
+            yield x[0, 0].cpu().numpy()
 
-    def steps(self, codes: NDArray[np.int32]) -> Iterator[NDArray[np.float32] | None]:
-        """Decode as `decode` does, in steps as short as the network's parts.
+    def new_memory(self) -> list[Memory]:
+        """Return what a clip's parts remember before its first piece."""
+        return [{} for _ in self._decoder.parts]
 
-        Yields:
-            None after each step but a piece's last; after that, the piece.
+    def pieces(self, codes: NDArray[np.int32]) -> list[Tensor]:
+        """Cut codes [K, F] into what `run` takes: int64 [1, K, up to 128], on the CPU."""
+        whole = torch.from_numpy(codes.astype(np.int64))[None]
+        return list(torch.split(whole, PIECE_FRAMES, dim=-1))
+
+    @torch.inference_mode()
+    def run(self, part: int, x: Tensor, memory: Memory) -> Tensor:
+        """Run a part on B pieces of one length: codes [B, K, F] ▸ … ▸ sound [B, 1, N].
+
+        memory: of this part, of clips that are all at their first piece, or all past it; changed.
         """
-        memory: Memory = {}
-        for first in range(0, codes.shape[1], PIECE_FRAMES):
-            x = self._latent(codes[:, first : first + PIECE_FRAMES])
-            *parts, last = self._decoder.parts
-            for part in parts:
-                x = self._run(part, x, memory)
-                yield None
-            yield self._run(last, x, memory)[0, 0].cpu().numpy()
-
-    @torch.inference_mode()
-    def _latent(self, codes: NDArray[np.int32]) -> Tensor:
-        on_device = torch.from_numpy(codes.astype(np.int64)).to(self._device)
-        latent = self._codebooks[0][on_device[0]]  # [F, C]
-        for codebook, row in zip(self._codebooks[1:], on_device[1:], strict=False):
-            latent = latent + codebook[row]
-        return latent.T[None]
-
-    @torch.inference_mode()
-    def _run(self, part: Part, x: Tensor, memory: Memory) -> Tensor:
+        if part == 0:
+            x = self._latent(x.to(self._device))
         with torch_threads(self._num_threads):
-            return part(x, memory)
+            return self._decoder.parts[part](x, memory)
+
+    def _latent(self, codes: Tensor) -> Tensor:
+        latent = self._codebooks[0][codes[:, 0]]  # [B, F, C]
+        for codebook, row in zip(self._codebooks[1:], codes.unbind(1)[1:], strict=False):
+            latent = latent + codebook[row]
+        return latent.transpose(1, 2)
+
+
+def joined(memories: Sequence[Memory], spare: int = 0) -> Memory:
+    """Return the memory of clips side by side, and of `spare` more that remember zeros."""
+    return {
+        layer: functional.pad(
+            torch.cat([memory[layer] for memory in memories]),
+            (0, 0) * (kept.dim() - 1) + (0, spare),
+        )
+        for layer, kept in memories[0].items()
+    }
 
 
 @contextmanager
@@ -149,7 +163,10 @@ class _Decoder:
 
     def _begun(self, latent: Tensor, memory: Memory) -> Tensor:
         x = self._first(latent, memory)  # [1, C, F]
-        y, memory[self._lstm] = self._lstm(x.permute(2, 0, 1), memory.get(self._lstm))
+        kept = memory.get(self._lstm)  # [B, 2, L, C]: hidden and cell state of each layer
+        state = None if kept is None else tuple(kept.permute(1, 2, 0, 3).contiguous())
+        y, state = self._lstm(x.permute(2, 0, 1), state)
+        memory[self._lstm] = torch.stack(state).permute(2, 0, 1, 3)
         through: Tensor = x + y.permute(1, 2, 0)
         return through
 
@@ -177,7 +194,7 @@ class _Conv:
         if self._padding:
             past = memory.get(self)
             x = self._reflected(x) if past is None else torch.cat([past, x], dim=-1)
-            memory[self] = x[..., -self._padding :]
+            memory[self] = x[..., -self._padding :].clone()  # not a view that holds all of it
         return functional.conv1d(x, self._weight, self._bias, dilation=self._dilation)
 
     def _reflected(self, x: Tensor) -> Tensor:
@@ -198,7 +215,7 @@ class _TransposedConv:
         past = memory.get(self)
         before = 0 if past is None else past.shape[-1]
         x = x if past is None else torch.cat([past, x], dim=-1)
-        memory[self] = x[..., -self._overlap :]
+        memory[self] = x[..., -self._overlap :].clone()
         y = functional.conv_transpose1d(x, self._weight, self._bias, stride=self._stride)
         return y[..., before * self._stride : x.shape[-1] * self._stride]
 

@@ -194,8 +194,23 @@ class BidirectionalGPT:
     @torch.inference_mode()
     def encode(self, hidden: Tensor, head: int, first: int, last: int) -> Tensor:
         """Run all T positions; return logits [last - first, V] of positions first…last-1."""
-        x = hidden
+        return self.logits(self.trunk(hidden[None])[0, first:last], head)
+
+    @torch.inference_mode()
+    def trunk(self, hidden: Tensor) -> Tensor:
+        """Run B windows of T positions: [B, T, H D] → the same, without the final norm."""
+        windows, length, width = hidden.shape
+        x = hidden.reshape(windows * length, width)
         for block in self._blocks:
-            q, k, v = (part.to(self._dtype) for part in block.qkv(x))
-            x = block.rest(x, functional.scaled_dot_product_attention(q, k, v).float())
-        return self._heads[head](self._norm(x[first:last]))
+            q, k, v = (
+                part.to(self._dtype).reshape(-1, windows, length, part.shape[-1]).transpose(0, 1)
+                for part in block.qkv(x)
+            )  # [B, H, T, D]
+            attended = functional.scaled_dot_product_attention(q, k, v).float()
+            x = block.rest(x, attended.transpose(0, 1).flatten(1, 2))
+        return x.view(windows, length, width)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor, head: int) -> Tensor:
+        """Return logits [R, V] of positions [R, H D] that went through `trunk`."""
+        return self._heads[head](self._norm(hidden))

@@ -6,11 +6,11 @@ import time
 from collections.abc import Generator
 
 import numpy as np
+from torch import Tensor
 
-from pipeline.engine.async_engine import AsyncTurnTaker, Job
-from pipeline.engine.runner import Device
+from pipeline.engine.codec_runner import CodecRunner, CodecStep
+from pipeline.engine.turn_taker import AsyncTurnTaker, Job
 from pipeline.errors import EngineFailed, InvalidRequest
-from pipeline.models.encodec import CodecDecoder
 from pipeline.payloads import FineCodes, Float32, StageReport, Waveform
 from pipeline.stages.decoding import Call, unix_s
 
@@ -18,8 +18,8 @@ from pipeline.stages.decoding import Call, unix_s
 class CodecStage:
     """The codec: eight codebooks of codes become sound."""
 
-    def __init__(self, decoder: CodecDecoder, turns: AsyncTurnTaker, device: Device) -> None:
-        self._decoder, self._turns, self._device = decoder, turns, device
+    def __init__(self, runner: CodecRunner, turns: AsyncTurnTaker) -> None:
+        self._runner, self._turns = runner, turns
 
     async def __call__(self, fine: FineCodes, call: Call) -> tuple[Waveform, StageReport]:
         """Decode; the samples are not clipped.
@@ -47,21 +47,16 @@ class CodecStage:
             tokens=frames,
         )
 
-    def _decode(self, fine: FineCodes, call: Call) -> Generator[float, None, Waveform]:
-        """Yield after every step of the device; return the sound."""
-        pieces: list[Float32] = []
-        total = self._decoder.num_pieces(fine.codes.shape[1])
-        decoding = self._decoder.steps(fine.codes)
-        while len(pieces) < total:
-            with self._device.turn() as turn:
-                piece = next(decoding)
-            if piece is not None:
-                if not np.isfinite(piece).all():
-                    raise EngineFailed(
-                        "The codec made samples that are no numbers: broken weights?"
-                    )
-                pieces.append(piece)
-                if call.on_progress is not None:
-                    call.on_progress(len(pieces), total)
-            yield turn.busy_s
-        return Waveform(np.concatenate(pieces), self._decoder.sample_rate)
+    def _decode(self, fine: FineCodes, call: Call) -> Generator[CodecStep, Tensor, Waveform]:
+        """Yield every step of the device, take its result, return the sound."""
+        decoder, sound = self._runner.decoder, list[Float32]()
+        pieces, memory = decoder.pieces(fine.codes), decoder.new_memory()
+        for x in pieces:
+            for start in self._runner.starts:
+                x = yield self._runner.step(start, x, memory)
+            sound.append(x[0, 0].numpy())
+            if not np.isfinite(sound[-1]).all():
+                raise EngineFailed("The codec made samples that are no numbers: broken weights?")
+            if call.on_progress is not None:
+                call.on_progress(len(sound), len(pieces))
+        return Waveform(np.concatenate(sound), decoder.sample_rate)

@@ -12,15 +12,16 @@ from collections.abc import Generator
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engine.async_engine import AsyncTurnTaker, Job
-from pipeline.engine.runner import FineRunner
+from pipeline.engine.fine_runner import FinePass, FineRunner
 from pipeline.engine.sampler import draw_rows
+from pipeline.engine.turn_taker import AsyncTurnTaker, Job
 from pipeline.errors import InvalidRequest
 from pipeline.payloads import CoarseCodes, FineCodes, HistoryPrompt, StageReport
 from pipeline.request import FineSettings
 from pipeline.spec import BarkSpec
 from pipeline.stages.decoding import Call, StageNumber, unix_s
 
+Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
 
@@ -71,8 +72,8 @@ class FineStage:
         history: HistoryPrompt | None,
         settings: FineSettings,
         call: Call,
-    ) -> Generator[float, None, FineCodes]:
-        """Yield after every pass of the network; return the codes."""
+    ) -> Generator[FinePass, Float32, FineCodes]:
+        """Yield every pass of the network, take its logits, return the codes."""
         fine, pad = self._spec.fine, self._spec.fine_pad_id
         given, frames = coarse.codes.shape
         past = np.empty((fine.num_codebooks, 0), np.int64)
@@ -94,8 +95,7 @@ class FineStage:
                 self._runner.embed(0, view[0]),
             )
             for codebook in range(given, fine.num_codebooks):
-                hidden = known + self._runner.embed(codebook, view[codebook])
-                logits = self._runner.logits(hidden, codebook, fill - start, fine.window)
+                logits = yield FinePass(known, view[codebook].copy(), codebook, fill - start)
                 block = window * fine.num_codebooks + codebook
                 uniforms = key.uniforms(fine.window, block)[fill - start :]
                 view[codebook, fill - start :] = draw_rows(logits, settings.temperature, uniforms)
@@ -103,8 +103,7 @@ class FineStage:
                 done += 1
                 if call.on_progress is not None:
                     call.on_progress(done, total)
-                del hidden, logits  # 7 MB a request that waits for its next turn
-                yield self._runner.busy_s
+                del logits  # 4 MB a request that waits for its next turn
         first = past.shape[1]
         return FineCodes(codes[:, first : first + frames].astype(np.int32))
 

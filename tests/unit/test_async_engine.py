@@ -1,14 +1,13 @@
 import asyncio
 import threading
-import time
 
 import pytest
 from fake_runner import FakeRunner
 from test_engine import alone, sequence
 
-from pipeline.engine.async_engine import AsyncEngine, AsyncTurnTaker, Job
+from pipeline.engine.async_engine import AsyncEngine
 from pipeline.engine.engine import Engine
-from pipeline.errors import DeadlineExceeded, EngineFailed, InvalidRequest, Overloaded
+from pipeline.errors import EngineFailed, Overloaded
 
 
 @pytest.fixture
@@ -130,96 +129,3 @@ def test_heartbeat_ages_while_a_step_hangs():
 
     asyncio.run(main())
     engine.close()
-
-
-# ── turns ────────────────────────────────────────────────────────────────────────────────────────
-def counting(name, log, steps=3):
-    for step in range(steps):
-        log.append((name, step))
-        yield 0.5
-    return name
-
-
-def test_jobs_take_turns():
-    log = []
-    turns = AsyncTurnTaker(name="test")
-
-    async def main():
-        return await asyncio.gather(
-            turns.run(Job(counting("a", log))), turns.run(Job(counting("b", log)))
-        )
-
-    assert asyncio.run(main()) == ["a", "b"]
-    assert sorted(log) == [(name, step) for name in "ab" for step in range(3)]
-    turns.close()
-
-
-def test_job_adds_up_its_time_on_the_device():
-    turns = AsyncTurnTaker(name="test")
-    job = Job(counting("a", [], steps=4))
-    asyncio.run(turns.run(job))
-    assert job.device_s == 2.0
-    turns.close()
-
-
-def test_job_that_is_wrong_fails_alone():
-    turns = AsyncTurnTaker(name="test")
-
-    def wrong():
-        yield 0.0
-        raise InvalidRequest("bad")
-
-    async def main():
-        with pytest.raises(InvalidRequest):
-            await turns.run(Job(wrong()))
-        return await turns.run(Job(counting("a", [])))
-
-    assert asyncio.run(main()) == "a"
-    turns.close()
-
-
-def test_late_job_is_dropped_between_steps():
-    turns = AsyncTurnTaker(name="test")
-    with pytest.raises(DeadlineExceeded):
-        asyncio.run(turns.run(Job(counting("a", []), deadline_s=0.0)))
-    turns.close()
-
-
-def test_a_job_given_up_before_it_arrives_stops_nothing():
-    turns = AsyncTurnTaker(name="test")
-    gone = Job(iter(()))
-    assert gone.result.cancel()
-    arrived = threading.Event()
-    turns.thread.post(lambda: (turns._turns.submit(gone), arrived.set()))
-    arrived.wait(5)
-    time.sleep(0.1)  # its turn has come and gone
-    assert asyncio.run(turns.run(Job(steps("done")))) == "done"
-    assert turns.thread.failure is None
-    turns.close()
-
-
-def steps(value):
-    yield 0.0
-    return value
-
-
-def test_counters_of_jobs_tell_frames_steps_and_how_each_ended():
-    turns = AsyncTurnTaker(name="test")
-
-    def wrong():
-        yield 0.5
-        raise InvalidRequest("no")
-
-    async def main():
-        jobs = [
-            Job(counting("a", []), size=7),
-            Job(counting("b", []), size=9, deadline_s=0.0),
-            Job(wrong(), size=11),
-        ]
-        return await asyncio.gather(*(turns.run(job) for job in jobs), return_exceptions=True)
-
-    asyncio.run(main())
-    found = turns.counters
-    assert found.ended == {"finished": 1, "cancelled": 0, "late": 1, "failed": 1}
-    assert (found.tokens, sum(found.steps.counts), found.batched_rows) == (7, 4, 4)
-    turns.close()

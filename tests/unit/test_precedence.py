@@ -9,7 +9,7 @@ import pytest
 from fake_runner import FakeRunner, LateRunner
 from test_engine import alone, sequence
 
-from pipeline.engine.async_engine import AsyncEngine, Job, TurnTaker
+from pipeline.engine.async_engine import AsyncEngine
 from pipeline.engine.engine import Engine
 from pipeline.engine.precedence import Precedence
 
@@ -56,25 +56,6 @@ def test_a_slot_is_taken_from_the_youngest():
     assert first.tokens == begun
     assert second.tokens == []
     assert list(engine.scheduler.waiting) == [second]
-
-
-def test_jobs_that_take_turns_pass_as_well():
-    order: list[str] = []
-
-    def steps(name: str, count: int = 2):
-        for _ in range(count):
-            order.append(name)
-            yield 0.0
-
-    turns = TurnTaker()
-    for name in ("low 1", "low 2"):
-        turns.submit(Job(steps(name), is_low=True))
-    turns.step()
-    for name in ("a", "b"):
-        turns.submit(Job(steps(name)))
-    while turns.jobs:
-        turns.step()
-    assert order == ["low 1", "a", "b", "a", "b", "low 2", "low 1", "low 2"]
 
 
 HOLDER = """
