@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+KUBERAY_CRDS ?= https://raw.githubusercontent.com/ray-project/kuberay/v1.7.0/helm-chart/kuberay-operator/crds
 DEMO_TEXT := Hello, I am a small Bark. I run on your machine.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check fix unit parity e2e infra k8s k8s-values image image-smoke bench bulk plan-check nano soak cluster-sim gpu clean clean-kernels
+.PHONY: help venv demo test check fix unit parity e2e infra kuberay-crds k8s k8s-values image image-smoke bench bulk plan-check nano soak cluster-sim gpu clean clean-kernels
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +47,13 @@ k8s: $(VENV)/.ready ## make what the overlays of k8s/ hold from serve_config.yam
 
 k8s-values: $(VENV)/.ready ## take in what Terraform made, then the same
 	@terraform -chdir=infra/terraform output -json | $(BIN)/python k8s/render.py -
+
+kuberay-crds: ## fetch KubeRay's CRDs, against which `make infra` then holds our objects, too
+	@mkdir -p .infra/kuberay-crds
+	@for kind in rayclusters rayservices rayjobs raycronjobs; do \
+	  curl --fail --silent --show-error --location --retry 3 --output .infra/kuberay-crds/ray.io_$$kind.yaml \
+	    $(KUBERAY_CRDS)/ray.io_$$kind.yaml || exit 1; \
+	done
 
 image: ## build the image for GPUs (needs docker)
 	@docker build --target gpu --tag bark-serve:$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) .

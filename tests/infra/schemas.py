@@ -69,15 +69,15 @@ _EXTERNAL_SECRET = {
 def crd_folder() -> Path | None:
     """Return where KubeRay's CRDs lie, if they are at hand."""
     shared = Path(os.environ.get("BARK_SHARED", ROOT.parent / "shared"))
-    folder = shared / "data" / "kuberay-crds"
-    return folder if folder.is_dir() else None
+    folders = (shared / "data" / "kuberay-crds", ROOT / ".infra" / "kuberay-crds")
+    return next((folder for folder in folders if any(folder.glob("*.yaml"))), None)
 
 
 def need_crds() -> None:
     if crd_folder() is None:
         pytest.skip(
-            "KubeRay's CRDs are not here: set BARK_SHARED to the folder that holds "
-            "data/kuberay-crds (helm-chart/kuberay-operator/crds of ray-project/kuberay v1.7.0)"
+            "KubeRay's CRDs are not here: run make kuberay-crds (it needs the internet), or set "
+            "BARK_SHARED to the folder that holds data/kuberay-crds"
         )
 
 
