@@ -4,7 +4,7 @@ Those at work share the replica; how fast each goes depends on how many they are
 virtual time, so a change costs one heap operation whatever the batch.
 
 Replicas may share a device (a laptop: all stages on the same cores). Where those that have work
-demand more of it than there is, all go slower alike, and some of it is lost between them.
+demand more of it than there is, all go slower alike.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from typing import Any
 class Device:
     """What several replicas run on. `busy` are those with work; `share` is each one's speed.
 
-    loss: the part of its time that does no work while they demand more of it than there is:
-    caches that each fills anew, threads that wait for one whose core another process has.
+    room: how much of their work it does at once while they demand more than one device has. Above
+    1 where one works while another's host code keeps it waiting; below 1 where more is lost than
+    that: caches that each fills anew, threads that wait for one whose core another process has.
     """
 
-    __slots__ = ("_loss", "busy", "share")
+    __slots__ = ("_room", "busy", "share")
 
-    def __init__(self, loss: float = 0.0) -> None:
-        self._loss = loss
+    def __init__(self, room: float = 1.0) -> None:
+        self._room = room
         self.busy: dict[Replica, None] = {}  # in order, for runs that can be repeated
         self.share = 1.0
 
@@ -42,7 +43,7 @@ class Device:
         else:
             self.busy.pop(replica, None)
         demand = sum(replica.demand for replica in self.busy)
-        self.share = 1.0 if demand <= 1.0 else (1.0 - self._loss) / demand
+        self.share = 1.0 if demand <= 1.0 else min(1.0, self._room / demand)
 
 
 class Replica:
