@@ -102,6 +102,8 @@ class TurnTaker:
     def step(self) -> None:
         """Do a step of whoever is next, and of those behind it that it can be done with."""
         batch = list(self._next())
+        for job in batch:
+            self.jobs.remove(job)
         if batch:
             self._run(batch)
         if self._precedence is not None and not self.has_other:
@@ -112,10 +114,10 @@ class TurnTaker:
             self._fail(self.jobs.popleft(), error, "failed")
 
     def _next(self) -> Iterator[Job]:
-        """Take the next jobs from the queue. Those that end before their step are not among them.
+        """Yield the jobs whose step is next: the first, and others that want its kind of step.
 
-        A job goes with those before it in the queue, but for others of its kind; who is passed
-        over keeps the place.
+        A job that ends before its step is dropped. The others stay in the queue until all are
+        known: if one's own code breaks the thread here, `fail_all` must find them there.
         """
         kind: Hashable = None
         num_taken, has_other = 0, self.has_other
@@ -132,7 +134,6 @@ class TurnTaker:
             if num_taken and self._network.kind(job.step) != kind:
                 continue
             kind = self._network.kind(job.step)
-            self.jobs.remove(job)
             num_taken += 1
             yield job
 

@@ -133,12 +133,14 @@ def test_device_that_breaks_fails_all_of_a_batch_and_all_that_wait():
     assert "gone" in str(turns.thread.failure)
 
 
-def test_job_whose_own_code_breaks_leaves_nobody_waiting():
+@pytest.mark.parametrize("after", [0, 1])
+def test_job_whose_own_code_breaks_leaves_nobody_waiting(after):
     """Not a BarkError: a fault of ours, which ends the thread. All are told, itself too."""
     turns = AsyncTurnTaker(Adder(batch_size=2), name="test")
 
     def broken():
-        yield "a", 0
+        for number in range(after):
+            yield "a", number
         raise ZeroDivisionError
 
     async def main():
