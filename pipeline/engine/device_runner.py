@@ -16,19 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.engine.device_sampler import (
-    NO_NUMBER,
-    STOPPED,
-    SamplingRows,
-    draw_rows,
-    needs_filters,
-    upload,
-)
+from pipeline.engine.device_sampler import SamplingRows, draw_rows, needs_filters, upload
 from pipeline.engine.graphs import Capture, capture, on, own_stream
 from pipeline.engine.runner import CausalRunner, Device, DeviceTurn
-from pipeline.engine.sampler import NO_NUMBERS
+from pipeline.engine.sampler import STOPPED, token_of
 from pipeline.engine.sequence import Sequence
-from pipeline.errors import EngineFailed
 from pipeline.models.gpt import TensorReader
 from pipeline.spec import GPTShape, Precision
 
@@ -264,7 +256,4 @@ class _Flight:
         return busy_s
 
     def token(self, row: int) -> int | None:
-        token = self._tokens[row]
-        if token == NO_NUMBER:
-            raise EngineFailed(NO_NUMBERS)
-        return None if token == STOPPED else token
+        return token_of(self._tokens[row])

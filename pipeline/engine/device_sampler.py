@@ -15,15 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.engine.sampler import NO_NUMBER, STOPPED
 from pipeline.engine.sequence import SamplingParams
 
 MAX_RANGES = 4  # that a sequence's tokens take turns in; Bark's coarse codes have two
 # The largest weight as a whole number. What is left out is below 2**-41 of it, a thousandth of an
 # fp32's own rounding; and 2**20 of them can be added in an int64, more than any vocabulary has.
 _ONE = 2.0**40
-
-STOPPED = -1  # in place of a token: the sequence ended
-NO_NUMBER = -2  # in place of a token: its logits are no numbers
 
 
 @dataclass(frozen=True, slots=True)

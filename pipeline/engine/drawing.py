@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engine.sampler import next_token
+from pipeline.engine.sampler import Asked, next_tokens, token_of
 from pipeline.engine.sequence import Sequence
 
 Float32 = NDArray[np.float32]
@@ -96,32 +96,32 @@ class HostDrawing:
         assert sequence.slot is not None
         added = None if prompt.added is None else prompt.added[start:stop]
         logits = self._runner.extend(sequence.slot, start, prompt.tokens[start:stop], added)
-        return _Logits(self._runner, [sequence], logits[None])
+        return self._draw([sequence], logits[None])
 
     def step(self, batch: list[Sequence]) -> Drawn:
         """See `DrawingRunner`."""
         slots = [s.slot for s in batch if s.slot is not None]
         tokens = [s.pending for s in batch if s.pending is not None]
         positions = [len(s.cached) for s in batch]
-        return _Logits(self._runner, batch, self._runner.decode(slots, positions, tokens))
+        return self._draw(batch, self._runner.decode(slots, positions, tokens))
 
     def rest(self) -> None:
         """See `DrawingRunner`."""
         self._runner.rest()
 
+    def _draw(self, batch: list[Sequence], logits: Float32) -> _Known:
+        asked = [Asked(s.params, len(s.tokens), s.uniforms[len(s.tokens)]) for s in batch]
+        return _Known(next_tokens(logits, self._runner.first_id, asked), self._runner.busy_s)
 
-class _Logits:
-    """A `Drawn` of logits: a token is drawn when it is asked for."""
 
-    def __init__(self, runner: Runner, batch: list[Sequence], logits: Float32) -> None:
-        self._first_id, self._busy_s = runner.first_id, runner.busy_s
-        self._batch, self._logits = batch, logits
+class _Known:
+    """A `Drawn` whose tokens are there already."""
+
+    def __init__(self, tokens: list[int], busy_s: float) -> None:
+        self._tokens, self._busy_s = tokens, busy_s
 
     def wait(self) -> float:
         return self._busy_s
 
     def token(self, row: int) -> int | None:
-        sequence = self._batch[row]
-        n = len(sequence.tokens)
-        uniform = float(sequence.uniforms[n])
-        return next_token(self._logits[row], self._first_id, sequence.params, n, uniform)
+        return token_of(self._tokens[row])

@@ -10,14 +10,8 @@ from scipy import stats
 from test_sampler import LAWS, reference
 
 from pipeline.engine import sampler
-from pipeline.engine.device_sampler import (
-    MAX_RANGES,
-    NO_NUMBER,
-    STOPPED,
-    SamplingRows,
-    draw_rows,
-    needs_filters,
-)
+from pipeline.engine.device_sampler import MAX_RANGES, SamplingRows, draw_rows, needs_filters
+from pipeline.engine.sampler import NO_NUMBER, STOPPED
 from pipeline.engine.sequence import SamplingParams
 from pipeline.engine.uniforms import DrawKey
 

@@ -2,9 +2,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.engine.sampler import draw, draw_rows, next_token, probabilities, softmax
+from pipeline.engine.sampler import (
+    NO_NUMBER,
+    STOPPED,
+    Asked,
+    draw,
+    draw_rows,
+    next_token,
+    next_tokens,
+    probabilities,
+    softmax,
+)
 from pipeline.engine.sequence import SamplingParams
 from pipeline.engine.uniforms import DrawKey
+from pipeline.errors import EngineFailed
 
 LOGITS = np.array([2.0, -1.0, 0.5, 3.0, 1.5, -2.0, 0.0, 2.5], np.float32)
 DRAWS = 20_000
@@ -59,6 +70,52 @@ def test_drawn_rows_match_the_probabilities():
     drawn = draw_rows(np.tile(LOGITS, (DRAWS, 1)), 0.5, uniforms)
     counts = np.bincount(drawn, minlength=len(LOGITS))
     assert stats.chisquare(counts, reference(LOGITS, 0.5) * DRAWS).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("vocab", "ranges", "stop"),
+    [
+        pytest.param(2048, ((10, 1034), (1034, 2058)), None, id="coarse"),
+        pytest.param(10_001, ((10, 10_010),), 10_010, id="semantic"),
+        pytest.param(256, ((12, 140), (20, 200)), 265, id="ends of blocks"),
+    ],
+)
+def test_rows_drawn_together_get_the_tokens_they_have_alone(vocab, ranges, stop):
+    random = np.random.default_rng(3)
+    kinds = set()
+    for spread in (0.1, 1.0, 3.0, 10.0) * 10:
+        logits = (random.normal(size=(random.integers(2, 17), vocab)) * spread).astype(np.float32)
+        broken = random.integers(len(logits))
+        logits[broken] = np.nan
+        asked = [
+            Asked(
+                SamplingParams(
+                    random.choice([0, 0.3, 0.7, 1.5]),
+                    ranges,
+                    9,
+                    top_k=random.choice([None, 1, 50]),
+                    top_p=random.choice([None, 0.5, 0.95]),
+                    stop_id=stop,
+                    min_stop_p=None if stop is None else random.choice([None, 1e-4]),
+                ),
+                n=int(random.integers(9)),
+                uniform=random.random(),
+            )
+            for _ in logits
+        ]
+        together = next_tokens(logits, 10, asked)
+        assert together.pop(broken) == NO_NUMBER
+        del asked[broken]
+        rows = np.delete(logits, broken, axis=0)
+        alone = [next_tokens(row[None], 10, [one])[0] for row, one in zip(rows, asked, strict=True)]
+        assert together == alone
+        kinds.update(token == STOPPED for token in together)
+    assert kinds == ({False} if stop is None else {False, True})
+
+
+def test_logits_that_are_no_numbers_are_told():
+    with pytest.raises(EngineFailed, match="no numbers"):
+        next_token(np.full(4, np.nan, np.float32), 0, SamplingParams(0.7, ((0, 4),), 9), 0, 0.5)
 
 
 def test_stop_ends_as_often_as_its_probability_says():
