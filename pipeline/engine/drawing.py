@@ -7,12 +7,13 @@ the device has been given `steps_ahead` more turns to work on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engine.sampler import Asked, next_tokens, token_of
+from pipeline.engine.sampler import Asked, token_of
 from pipeline.engine.sequence import Sequence
 
 Float32 = NDArray[np.float32]
@@ -22,13 +23,12 @@ Int64 = NDArray[np.int64]
 class Runner(Protocol):
     """A causal model with a KV cache of `num_slots` rows of `max_positions`; see runner.py.
 
-    `first_id` is the token id of logit 0; `busy_s` how long the last call had the device, which
-    is less than it took where other models had it in between.
+    `busy_s`: how long the last call had the device, which is less than it took where other models
+    had it in between.
     """
 
     num_slots: int
     max_positions: int
-    first_id: int
     busy_s: float
 
     def extend(self, slot: int, start: int, tokens: Int64, added: Int64 | None) -> Float32:
@@ -36,6 +36,9 @@ class Runner(Protocol):
 
     def decode(self, slots: list[int], positions: list[int], tokens: list[int]) -> Float32:
         """Run one token for each of B sequences; return logits [B, V]."""
+
+    def draw(self, logits: Float32, asked: Seq[Asked]) -> list[int]:
+        """Draw a token from each row of logits [B, V], or what sampler.py has in place of one."""
 
     def rest(self) -> None:
         """No sequence runs now: what the slots hold is not needed again."""
@@ -111,7 +114,7 @@ class HostDrawing:
 
     def _draw(self, batch: list[Sequence], logits: Float32) -> _Known:
         asked = [Asked(s.params, len(s.tokens), s.uniforms[len(s.tokens)]) for s in batch]
-        return _Known(next_tokens(logits, self._runner.first_id, asked), self._runner.busy_s)
+        return _Known(self._runner.draw(logits, asked), self._runner.busy_s)
 
 
 class _Known:

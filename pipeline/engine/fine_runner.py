@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.engine import native_gpt
+from pipeline.engine import native_gpt, native_sampler, sampler
 from pipeline.engine.device_sampler import upload
 from pipeline.engine.graphs import Capture, capture, on, own_stream
 from pipeline.engine.runner import Device, as_numpy, load_native
@@ -62,13 +62,15 @@ class FineRunner:
         self.busy_s = 0.0
         self.batch_size = WINDOWS if device.backend == "graph" else 1
         self._device = device
+        is_native = device.backend == "native"
+        self.draw_rows = native_sampler.draw_rows if is_native else sampler.draw_rows
         self._tables = [
             Embedding(read(f"token_embeddings.{k}.weight"), precision) for k in range(num_codebooks)
         ]
-        self._positions = Embedding(read("position_embedding.weight"), "fp32")
+        self._places = Embedding(read("position_embedding.weight"), "fp32")(np.arange(window))
         num_heads = num_codebooks - num_given
         self._native: native_gpt.NativeGPT | None = None
-        if device.backend == "native":
+        if is_native:
             self._native = native_gpt.NativeGPT(
                 num_layers=shape.num_layers,
                 num_heads=shape.num_heads,
@@ -111,7 +113,9 @@ class FineRunner:
 
     def run(self, steps: Sequence[FinePass]) -> list[Float32]:
         """See `turn_taker.Network`: float32 [T - first, codebook_size] for each."""
-        hidden = [step.known + self.embed(step.codebook, step.codes) for step in steps]
+        hidden = [self.embed(step.codebook, step.codes) for step in steps]
+        for one, step in zip(hidden, steps, strict=True):
+            one += step.known
         if self._device.backend == "graph":
             return self._run_together(steps, hidden)
         (step,) = steps
@@ -127,7 +131,7 @@ class FineRunner:
         Returns:
             float32 [last - first, codebook_size] for positions first…last-1.
         """
-        hidden = hidden + self._positions(np.arange(len(hidden)))
+        hidden = hidden + self._places
         head = codebook - self.num_given
         with self._device.turn() as turn:
             if self._native is not None:
@@ -139,10 +143,9 @@ class FineRunner:
         return logits
 
     def _run_together(self, steps: Sequence[FinePass], hidden: list[Float32]) -> list[Float32]:
-        places = self._positions(np.arange(self.window))
         with torch.inference_mode(), on(self._stream), self._device.turn() as turn:
             for row, one in enumerate(hidden):
-                upload(one + places, self._hidden[row])
+                upload(one + self._places, self._hidden[row])
             self._trunk()
             logits = [
                 self._torch.logits(through, step.codebook - self.num_given)[step.first :]

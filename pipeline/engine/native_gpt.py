@@ -206,19 +206,10 @@ class NativeGPT:
         """
         self._check_ready(causal=True, head=0)
         num = self._check_hidden(hidden)
-        for name, array, limit in (
-            ("slots", slots, self.num_slots),
-            ("positions", positions, self.max_positions),
-        ):
-            _require(
-                array.dtype == np.int32 and array.shape == (num,) and array.flags.c_contiguous,
-                f"{name} must be contiguous int32 [{num}], got {array.dtype} {array.shape}",
-            )
-            _require(
-                int(array.min()) >= 0 and int(array.max()) < limit,
-                f"{name} must be in 0 to {limit - 1}, got {array.tolist()}",
-            )
-        _require(len(set(slots.tolist())) == num, f"slots must differ, got {slots.tolist()}")
+        _check_ints("positions", positions, num, self.max_positions)
+        rows = _check_ints("slots", slots, num, self.num_slots)
+        if len(set(rows)) != num:
+            raise ValueError(f"slots must differ, got {rows}")
         logits = np.empty((num, self._columns[0]), np.float32)
         _check_memory(
             self._library.bark_gpt_decode(
@@ -297,7 +288,8 @@ class NativeGPT:
 
     def _check_hidden(self, hidden: Floats) -> int:
         num = hidden.shape[0] if hidden.ndim == 2 else 0
-        _require(num >= 1, f"hidden must be [rows, {self.width}], got {hidden.shape}")
+        if num < 1:
+            raise ValueError(f"hidden must be [rows, {self.width}], got {hidden.shape}")
         _check_array("hidden", hidden, (num, self.width))
         return num
 
@@ -317,13 +309,25 @@ def _require(is_true: bool, message: str) -> None:
         raise ValueError(message)
 
 
+# These two are called at every step: what is told of an error is put together only for one.
 def _check_array(name: str, array: Floats, shape: tuple[int, ...]) -> None:
-    is_right = array.dtype == np.float32 and array.shape == shape and array.flags.c_contiguous
-    _require(
-        is_right,
+    if array.dtype == np.float32 and array.shape == shape and array.flags.c_contiguous:
+        return
+    raise ValueError(
         f"{name} must be C-contiguous float32 {list(shape)}, got {array.dtype} "
-        f"{list(array.shape)}{'' if array.flags.c_contiguous else ', not contiguous'}",
+        f"{list(array.shape)}{'' if array.flags.c_contiguous else ', not contiguous'}"
     )
+
+
+def _check_ints(name: str, array: Ints, num: int, limit: int) -> list[int]:
+    if array.dtype != np.int32 or array.shape != (num,) or not array.flags.c_contiguous:
+        raise ValueError(
+            f"{name} must be contiguous int32 [{num}], got {array.dtype} {array.shape}"
+        )
+    values: list[int] = array.tolist()
+    if min(values) < 0 or max(values) >= limit:
+        raise ValueError(f"{name} must be in 0 to {limit - 1}, got {values}")
+    return values
 
 
 def _check_floats(name: str, array: Floats, shape: tuple[int, ...]) -> None:

@@ -13,16 +13,14 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Literal, Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.engine import native_gpt
+from pipeline.engine import native_gpt, native_sampler, sampler
 from pipeline.errors import InvalidRequest
 from pipeline.models import decode_attention
 from pipeline.models.embedding import Embedding
@@ -42,7 +40,7 @@ class _FairLock:
         self._is_taken = False
         self._waiting: deque[threading.Event] = deque()
 
-    def __enter__(self) -> None:
+    def acquire(self) -> None:
         with self._gate:
             if not self._is_taken:
                 self._is_taken = True
@@ -51,7 +49,7 @@ class _FairLock:
             self._waiting.append(handed_over)
         handed_over.wait()
 
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
         with self._gate:
             if self._waiting:
                 self._waiting.popleft().set()
@@ -59,11 +57,24 @@ class _FairLock:
                 self._is_taken = False
 
 
-@dataclass(slots=True)
 class DeviceTurn:
-    """How long one step had the device; known when it ends."""
+    """A step's time with the device; `busy_s`, how long that was, is known when it ends."""
 
-    busy_s: float = 0.0
+    __slots__ = ("_began_s", "_lock", "busy_s")
+
+    def __init__(self, lock: _FairLock | None) -> None:
+        self._lock, self.busy_s = lock, 0.0
+
+    def __enter__(self) -> DeviceTurn:
+        if self._lock is not None:
+            self._lock.acquire()
+        self._began_s = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.busy_s = time.monotonic() - self._began_s
+        if self._lock is not None:
+            self._lock.release()
 
 
 class Device:
@@ -105,18 +116,13 @@ class Device:
         self.fallback_reason = f"running on torch, which is slower: {reason}"
         self._lock = _FairLock()
 
-    @contextmanager
-    def turn(self) -> Iterator[DeviceTurn]:
+    def turn(self) -> DeviceTurn:
         """Have the device for one step.
 
         On a CPU one model computes at a time, with all cores: two at once would wait for each
         other's threads at every barrier. A GPU has its own queue.
         """
-        turn = DeviceTurn()
-        with self._lock if self.torch.type == "cpu" else nullcontext():
-            started = time.monotonic()
-            yield turn
-            turn.busy_s = time.monotonic() - started
+        return DeviceTurn(self._lock if self.torch.type == "cpu" else None)
 
     @property
     def device_class(self) -> str:
@@ -169,10 +175,12 @@ class CausalRunner:
         self.first_id = head_range[0]
         self.busy_s = 0.0
         self._device = device
+        is_native = device.backend == "native"
+        self._next_tokens = native_sampler.next_tokens if is_native else sampler.next_tokens
         self._tokens = Embedding(read("token_embedding.weight"), precision)
         self._positions = Embedding(read("position_embedding.weight"), "fp32")
         self._network: _Network
-        if device.backend == "native":
+        if is_native:
             gpt = native_gpt.NativeGPT(
                 num_layers=shape.num_layers,
                 num_heads=shape.num_heads,
@@ -215,6 +223,10 @@ class CausalRunner:
             logits = self._network.decode(slots, positions, hidden)
         self.busy_s = turn.busy_s
         return logits
+
+    def draw(self, logits: Float32, asked: Sequence[sampler.Asked]) -> list[int]:
+        """See `drawing.Runner`."""
+        return self._next_tokens(logits, self.first_id, asked)
 
     def rest(self) -> None:
         """See `drawing.Runner`."""

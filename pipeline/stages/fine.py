@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine.fine_runner import FinePass, FineRunner
-from pipeline.engine.sampler import draw_rows
 from pipeline.engine.turn_taker import AsyncTurnTaker, Job
 from pipeline.errors import InvalidRequest
 from pipeline.payloads import CoarseCodes, FineCodes, HistoryPrompt, StageReport
@@ -98,7 +97,9 @@ class FineStage:
                 logits = yield FinePass(known, view[codebook].copy(), codebook, fill - start)
                 block = window * fine.num_codebooks + codebook
                 uniforms = key.uniforms(fine.window, block)[fill - start :]
-                view[codebook, fill - start :] = draw_rows(logits, settings.temperature, uniforms)
+                view[codebook, fill - start :] = self._runner.draw_rows(
+                    logits, settings.temperature, uniforms
+                )
                 known = known + self._runner.embed(codebook, view[codebook])
                 done += 1
                 if call.on_progress is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.engine.sampler import next_token
+from pipeline.engine.sampler import next_token, next_tokens
 from pipeline.errors import EngineFailed
 
 
@@ -15,7 +15,7 @@ class FakeRunner:
     """Logits are a fixed function of the sequence's own cache, which it really keeps by slot."""
 
     def __init__(self, num_slots: int = 4, vocab: int = 11, max_positions: int = 64) -> None:
-        self.num_slots, self.max_positions, self.first_id = num_slots, max_positions, 0
+        self.num_slots, self.max_positions = num_slots, max_positions
         self.vocab, self.busy_s = vocab, 0.001
         self.cache = np.full((num_slots, max_positions), -1)
         self.calls: list[tuple[str, int]] = []  # (kind, rows)
@@ -28,6 +28,9 @@ class FakeRunner:
         logits = np.sin(np.arange(self.vocab) * (1 + state % 97)).astype(np.float32) * 3
         logits[-1] -= 3  # the stop token is rare
         return logits
+
+    def draw(self, logits, asked):
+        return next_tokens(logits, 0, asked)
 
     def rest(self):
         self.calls.append(("rest", 0))

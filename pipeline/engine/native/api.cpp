@@ -1,6 +1,7 @@
 // The C interface: library.py types it, pipeline/engine/native_gpt.py checks the arguments.
 #include <new>
 
+#include "draw.h"
 #include "forward.h"
 
 #define BARK_API extern "C" __attribute__((visibility("default")))
@@ -127,4 +128,20 @@ BARK_API int bark_gpt_encode(void* handle, int num, const float* hidden, int hea
                              int last, int columns, float* logits) {
   return with_pool(handle, hidden, columns, logits,
                    [&](const auto& work) { bark::encode(work, num, head, first, last); });
+}
+
+// A token for each row of logits [num_rows, columns]; 0, or 1 when memory is short.
+BARK_API int bark_draw(const float* logits, int columns, int num_rows, const void* asked,
+                       int32_t* tokens) {
+  const bark::FixedRounding rounding;
+  thread_local bark::Drawing drawing;
+  const auto* rows = static_cast<const bark::Asked*>(asked);
+  try {
+    for (int r = 0; r < num_rows; ++r) {
+      tokens[r] = drawing.draw(logits + static_cast<size_t>(r) * columns, rows[r]);
+    }
+  } catch (const std::bad_alloc&) {
+    return kOutOfMemory;
+  }
+  return kOk;
 }

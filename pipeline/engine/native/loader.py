@@ -31,6 +31,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bark_gpt_extend": (_INT, (_POINTER, _INT, _INT, _INT, _POINTER, _INT, _POINTER)),
     "bark_gpt_decode": (_INT, (_POINTER, _POINTER, _POINTER, _INT, _POINTER, _INT, _POINTER)),
     "bark_gpt_encode": (_INT, (_POINTER, _INT, _POINTER, *(_INT,) * 4, _POINTER)),
+    "bark_draw": (_INT, (_POINTER, _INT, _INT, _POINTER, _POINTER)),
 }
 
 
