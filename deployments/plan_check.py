@@ -2,8 +2,7 @@
 
 The real application on this machine, under requests at random moments, beside the simulation of
 the same moments, with costs measured in the same run. All stages are on this machine's cores, so
-the simulation shares one device among them. How much of their work it does at once is one number,
-which a burst tells: many requests at once, and nothing but the time until all are done.
+the simulation shares one device among them.
 """
 
 from __future__ import annotations
@@ -41,13 +40,11 @@ from pipeline.errors import EngineFailed
 Json = dict[str, Any]
 LEVELS = (1, 2, 4, 8)
 SLOTS = max(LEVELS)
-IDLE_REQUESTS = 15
+IDLE_REQUESTS = 40
 IDLE_APART_S = 1.3  # more than a request takes, so each finds all processes asleep
 QUIET_CORES = 0.15
 ALLOWED = 0.2  # of what was measured
 SEED = 7
-BURST = 4 * SLOTS
-ROOM = (0.2, 4.0)  # looked for between these
 
 
 def check(
@@ -85,15 +82,13 @@ def check(
         idle_s = median(answer.took_s for answer in served.send(apart))
         added_s = idle_s - sum(costs.stages[stage].alone_s for stage in STAGES)
         console.print(f"alone {idle_s:.3f} s, of which the service {added_s:.3f} s")
-        room = room_of(costs, added_s, served.send([0.0] * BURST))
-        console.print(f"stages that share the machine do {room:.2f} times what one does by itself")
-        most = capacity(costs, added_s, room)
+        most = capacity(costs, added_s)
         rows = [
-            compare(served, costs, added_s, room, part, part * most, requests)
+            compare(served, costs, added_s, part, part * most, requests)
             for part in load or (0.4, 0.75)
         ]
     show(rows)
-    found = {"report": report, "idle_s": idle_s, "added_s": added_s, "room": room, "loads": rows}
+    found = {"report": report, "idle_s": idle_s, "added_s": added_s, "loads": rows}
     print(json.dumps(found))
     ratios = [row["ratio"][key] for row in rows for key in ("throughput", "p95_s")]
     if any(abs(ratio - 1) > ALLOWED for ratio in ratios):
@@ -170,45 +165,29 @@ class Served:
             return await asyncio.gather(*(one(m, first + n) for n, m in enumerate(moments_s)))
 
 
-def simulate(costs: Costs, added_s: float, room: float, moments_s: Sequence[float]) -> Outcome:
+def simulate(costs: Costs, added_s: float, moments_s: Sequence[float]) -> Outcome:
     """Run the same requests through one replica of each stage, all on one device."""
     pools = [
-        Pool(stage, 1, costs.stages[stage].slowdown, costs.stages[stage].slots, shares=True)
-        for stage in STAGES
+        Pool(stage, 1, cost.slowdown, cost.slots, shares=True, demand=cost.demand)
+        for stage, cost in costs.stages.items()
     ]
-    # What the service adds is work too, but each of its processes has one thread for it; kernels
-    # have one for every core, and those that wait for others spin.
+    # what the service adds is work too, but each of its processes has one thread for it
     pools.insert(0, Pool("service", 1, float, shares=True, demand=1 / default_num_threads()))
     segment = (max(added_s, 1e-6), *(costs.stages[stage].alone_s for stage in STAGES))
     arrivals = [Arrival(at_s, (segment,)) for at_s in moments_s]
-    return Simulation(pools, Random(SEED), room=room).run(arrivals)
+    return Simulation(pools, Random(SEED)).run(arrivals)
 
 
-def room_of(costs: Costs, added_s: float, burst: Sequence[Sent]) -> float:
-    """Return the room with which the simulation ends a burst when it ended; by bisection."""
-    moments_s = [answer.at_s for answer in burst]
-    lasted_s = max(answer.at_s + answer.took_s for answer in burst) - moments_s[0]
-    low, high = ROOM
-    for _ in range(20):
-        room = (low + high) / 2
-        if len(burst) / simulate(costs, added_s, room, moments_s).throughput > lasted_s:
-            low = room
-        else:
-            high = room
-    return high
-
-
-def capacity(costs: Costs, added_s: float, room: float) -> float:
+def capacity(costs: Costs, added_s: float) -> float:
     """Return the requests a second that one device can do at most."""
-    least_s = sum(stage.alone_s / stage.best_gain for stage in costs.stages.values())
-    return room / (least_s + added_s / default_num_threads())
+    least_s = sum(s.demand * s.alone_s / s.best_gain for s in costs.stages.values())
+    return 1.0 / (least_s + added_s / default_num_threads())
 
 
 def compare(
     served: Served,
     costs: Costs,
     added_s: float,
-    room: float,
     part: float,
     rps: float,
     requests: int,
@@ -216,7 +195,7 @@ def compare(
     """Send requests at random moments; return what came of it beside what was to be expected."""
     arrivals = islice(poisson(rps, [((),)], Random(SEED)), requests)
     answers = served.send([arrival.at_s for arrival in arrivals])
-    outcome = simulate(costs, added_s, room, [answer.at_s for answer in answers])
+    outcome = simulate(costs, added_s, [answer.at_s for answer in answers])
     took_s = sorted(answer.took_s for answer in answers)
     last_s = max(answer.at_s + answer.took_s for answer in answers)
     measured = {

@@ -195,7 +195,8 @@ class Planner:
             alone = self._demand.rps / scale * work_s / len(self._kinds) / replicas[stage]
             used[stage] = alone / self._costs.stages[stage].best_gain
         if self._layout == "together":  # every device does all of it
-            used = dict.fromkeys(STAGES, sum(used.values()))
+            whole = sum(self._costs.stages[stage].demand * load for stage, load in used.items())
+            used = dict.fromkeys(STAGES, max(whole, *used.values()))
         return used
 
     def _grow(self, replicas: Replicas, scale: float, *, is_last: bool = False) -> Plan:
@@ -268,6 +269,7 @@ class Planner:
                 costs.stages[stage].slowdown,
                 costs.stages[stage].slots,
                 shares=self._layout == "together",
+                demand=costs.stages[stage].demand,
             )
             for stage in STAGES
         ]

@@ -17,17 +17,11 @@ from typing import Any
 
 
 class Device:
-    """What several replicas run on. `busy` are those with work; `share` is each one's speed.
+    """What several replicas run on. `busy` are those with work; `share` is each one's speed."""
 
-    room: how much of their work it does at once while they demand more than one device has. Above
-    1 where one works while another's host code keeps it waiting; below 1 where more is lost than
-    that: caches that each fills anew, threads that wait for one whose core another process has.
-    """
+    __slots__ = ("busy", "share")
 
-    __slots__ = ("_room", "busy", "share")
-
-    def __init__(self, room: float = 1.0) -> None:
-        self._room = room
+    def __init__(self) -> None:
         self.busy: dict[Replica, None] = {}  # in order, for runs that can be repeated
         self.share = 1.0
 
@@ -43,7 +37,7 @@ class Device:
         else:
             self.busy.pop(replica, None)
         demand = sum(replica.demand for replica in self.busy)
-        self.share = 1.0 if demand <= 1.0 else min(1.0, self._room / demand)
+        self.share = 1.0 if demand <= 1.0 else 1.0 / demand
 
 
 class Replica:

@@ -124,11 +124,11 @@ class _Visit:
 class Simulation:
     """One run."""
 
-    def __init__(self, pools: Sequence[Pool], random: Random, *, room: float = 1.0) -> None:
-        """Begin with all replicas idle; room: of shared devices, as in `Device`."""
+    def __init__(self, pools: Sequence[Pool], random: Random) -> None:
+        """Begin with all replicas idle."""
         self._random = random
         self._pools = tuple(pools)
-        devices = [Device(room) for _ in range(max(p.replicas for p in pools))]
+        devices = [Device() for _ in range(max(p.replicas for p in pools))]
         self._replicas: list[list[Replica]] = []
         for pool in pools:
             speeds = [0.0]

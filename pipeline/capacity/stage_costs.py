@@ -28,6 +28,8 @@ class StageCost:
 
     alone_s: for one clip of the measured length by itself.
     fixed_s: the part of it that does not shrink with the clip.
+    demand: how much of the device it keeps busy while it works, with its slots full; the rest is
+        host code, during which another stage may have the device.
     together: (clips at once, seconds until all of them are done), ascending, from 1.
     slots: clips at work at once; None: any number, in turn.
     """
@@ -36,6 +38,7 @@ class StageCost:
     together: tuple[tuple[int, float], ...]
     slots: int | None = None
     fixed_s: float = 0.0
+    demand: float = 1.0
 
     def slowdown(self, batch: int) -> float:
         """Return how much slower each of `batch` clips goes than one alone; at least 1.
@@ -160,15 +163,21 @@ def costs_of(report: Mapping[str, Any], slots: int | None = None) -> Costs:
             f"run {measuring(seconds=work['seconds'], batch=slots)}"
         )
     precision = settings["best_precision"]
+    hardware = report["hardware"]
+    cores = hardware["threads"] if hardware["device"].startswith("cpu") else 0
     prefill_s = report["ours"][precision]["profile"][0]["prefill_s"]
     stages = {}
     for stage in STAGES:
         together = tuple((count, levels[str(count)]["stage_s"][stage]) for count in counts)
+        device_s = levels[str(most)]["device_s"][stage]
+        on_device = min(1.0, device_s / levels[str(most)]["stage_s"][stage])
         stages[stage] = StageCost(
             alone_s=together[0][1],
             together=together,
             slots=slots if stage in BATCHED else None,
             fixed_s=min(prefill_s, together[0][1]) if stage == "semantic" else 0.0,
+            # host code, too, is work of a CPU: of one of its threads
+            demand=on_device + (1.0 - on_device) / cores if cores else on_device,
         )
     served = report.get("serve") or {}
     name = settings["model"] or f"{settings['size']}, random weights"
@@ -177,6 +186,6 @@ def costs_of(report: Mapping[str, Any], slots: int | None = None) -> Costs:
         clip_s=work["seconds"],
         fine_windows=work["fine_windows"],
         added_s=max(0.0, served.get("idle_added_s", 0.0)),
-        measured_on=f"{name}, {precision}, {report['hardware']['cpu']}, "
-        f"{report['hardware']['threads']} threads, {report['hardware']['device']}",
+        measured_on=f"{name}, {precision}, {hardware['cpu']}, "
+        f"{hardware['threads']} threads, {hardware['device']}",
     )

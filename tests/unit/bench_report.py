@@ -20,6 +20,9 @@ def bench_report() -> dict[str, Any]:
             "work": {"seconds": 10.0, "fine_windows": 1},
         },
         "ours": {"int8": {"profile": [{"stage": "semantic", "prefill_s": 0.1}]}},
-        "concurrency": {str(n): {"stage_s": dict(stages)} for n, stages in STAGE_S.items()},
+        "concurrency": {
+            str(n): {"stage_s": dict(stages), "device_s": dict(stages)}
+            for n, stages in STAGE_S.items()
+        },
         "serve": {"idle_added_s": 0.2},
     }

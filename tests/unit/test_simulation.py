@@ -159,21 +159,6 @@ def test_shared_device_is_slower_only_by_what_is_asked_too_much(
     assert [answer.total_s for answer in found.answers] == pytest.approx([expected_s] * 2)
 
 
-@pytest.mark.parametrize(
-    ("room", "expected_s"), [(1, 2), (0.8, 2.5), (0.5, 4), (1.6, 1.25), (3, 1)]
-)
-def test_shared_device_has_more_or_less_room_only_while_it_is_shared(
-    room: float, expected_s: float
-) -> None:
-    pools = [Pool(name, 1, in_turn, shares=True) for name in "ab"]
-    at_once = [Arrival(0.0, ((1.0, 0.0),)), Arrival(0.0, ((0.0, 1.0),))]
-    alone = [Arrival(0.0, ((1.0, 0.5),))]
-    found = Simulation(pools, Random(1), room=room).run(at_once)
-    assert [answer.total_s for answer in found.answers] == pytest.approx([expected_s] * 2)
-    found = Simulation(pools, Random(1), room=room).run(alone)
-    assert [answer.total_s for answer in found.answers] == pytest.approx([1.5])
-
-
 # ── sums ─────────────────────────────────────────────────────────────────────────────────────────
 KINDS = [((0.2, 1.0, 0.3, 0.1),), ((0.2, 1.0, 0.3, 0.1),) * 3]
 

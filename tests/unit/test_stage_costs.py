@@ -50,6 +50,18 @@ def test_windows_of_the_fine_model_are_paid_whole() -> None:
     assert fine == pytest.approx([2.0, 1.5, 1.5, 1.5, 0.5, 0.5])
 
 
+@pytest.mark.parametrize(
+    ("device", "demand"), [("cpu-x", 0.875), ("cuda-x", 0.75)], ids=["one thread of two", "none"]
+)
+def test_host_code_leaves_the_device_to_other_stages(device: str, demand: float) -> None:
+    report = bench_report()
+    report["hardware"]["device"] = device
+    report["concurrency"]["8"]["device_s"] |= {"coarse": 30.0, "codec": 5.0}
+    stages = costs_of(report).stages
+    assert stages["coarse"].demand == demand
+    assert stages["fine"].demand == stages["codec"].demand == 1.0
+
+
 def test_longer_clip_than_measured_is_refused_with_the_command_that_measures_it() -> None:
     with pytest.raises(InvalidRequest, match=r"bark-serve bench --seconds 12\.5 ") as refused:
         costs_of(bench_report()).work_s(12.45)
