@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.engine.fine_runner import FineRunner
 from pipeline.engine.runner import CausalRunner, Device
 from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.encodec import torch_threads
 from pipeline.payloads import (
     CoarseCodes,
     FineCodes,
@@ -49,11 +50,16 @@ class LocalStages:
         self._text: TextStage | None = None
         place = Placement(device, precision, num_slots)
         self.device_class = place.device_class
-        self._semantic = open_semantic(checkpoint, place)
-        coarse_slots = num_slots if num_coarse_slots is None else num_coarse_slots
-        self._coarse = open_coarse(checkpoint, replace(place, num_slots=coarse_slots))
-        self._fine = open_fine(checkpoint, place)
-        self._codec = open_codec(checkpoint, place)
+        coarse_place = replace(place, num_slots=num_coarse_slots or num_slots)
+        # Every thread that ran one of torch's parallel loops keeps helpers. Once those of all are
+        # more than the cores, libgomp lets them sleep between two loops, and waking one takes as
+        # long as a step of the codec's LSTM: a clip of 10 s took 0.31 s, not 0.24. So the codec's
+        # thread alone has any. In a process of its own it had better not spin: others wait.
+        with torch_threads(1 if device.backend == "native" else None):
+            self._semantic = open_semantic(checkpoint, place)
+            self._coarse = open_coarse(checkpoint, coarse_place)
+            self._fine = open_fine(checkpoint, place)
+            self._codec = open_codec(checkpoint, place)
         self.semantic_runner: CausalRunner = self._semantic.runner
         self.coarse_runner: CausalRunner = self._coarse.runner
         self.fine_runner: FineRunner = self._fine.runner

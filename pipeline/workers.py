@@ -6,9 +6,8 @@ loads no more of the checkpoint than that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial, wraps
+from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
 from pipeline.engine.async_engine import AsyncEngine
@@ -20,7 +19,7 @@ from pipeline.engine.precedence import Precedence
 from pipeline.engine.runner import CausalRunner, Device
 from pipeline.engine.turn_taker import AsyncTurnTaker
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.models.encodec import CodecDecoder, torch_threads
+from pipeline.models.encodec import CodecDecoder
 from pipeline.spec import Precision
 from pipeline.stages.coarse import CoarseStage
 from pipeline.stages.codec import CodecStage
@@ -80,26 +79,6 @@ class Worker(Generic[_Stage]):
         self.close()
 
 
-Opens = Callable[[Checkpoint, Placement], Worker[_Stage]]
-
-
-def _quietly(open_stage: Opens[_Stage]) -> Opens[_Stage]:
-    """Load on one of torch's threads, where the codec alone is to have more.
-
-    Every thread that ran one of torch's parallel loops keeps helpers. Once those of all are more
-    than the cores, OpenMP (libgomp) lets every helper sleep between two loops instead of spin,
-    and waking it takes longer than a step of the codec's LSTM: a 10 s clip 0.31 s, not 0.24.
-    """
-
-    @wraps(open_stage)
-    def opened(checkpoint: Checkpoint, place: Placement) -> Worker[_Stage]:
-        with torch_threads(1 if place.device.backend == "native" else None):
-            return open_stage(checkpoint, place)
-
-    return opened
-
-
-@_quietly
 def open_semantic(checkpoint: Checkpoint, place: Placement) -> Worker[SemanticStage]:
     """Load the first transformer."""
     spec = checkpoint.spec.semantic
@@ -118,7 +97,6 @@ def open_semantic(checkpoint: Checkpoint, place: Placement) -> Worker[SemanticSt
     return Worker(SemanticStage(engine, spec), runner, engine)
 
 
-@_quietly
 def open_coarse(checkpoint: Checkpoint, place: Placement) -> Worker[CoarseStage]:
     """Load the second transformer."""
     spec = checkpoint.spec
@@ -140,7 +118,6 @@ def open_coarse(checkpoint: Checkpoint, place: Placement) -> Worker[CoarseStage]
     return Worker(CoarseStage(engine, spec), runner, engine)
 
 
-@_quietly
 def open_fine(checkpoint: Checkpoint, place: Placement) -> Worker[FineStage]:
     """Load the third transformer."""
     spec = checkpoint.spec
@@ -158,7 +135,6 @@ def open_fine(checkpoint: Checkpoint, place: Placement) -> Worker[FineStage]:
     return Worker(FineStage(runner, turns, spec), runner, turns)
 
 
-@_quietly
 def open_codec(checkpoint: Checkpoint, place: Placement) -> Worker[CodecStage]:
     """Load the codec's decoder."""
     spec = checkpoint.spec
