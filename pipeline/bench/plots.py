@@ -58,8 +58,17 @@ def _roofline(axes: Any, report: Json) -> None:
         for row in against_ceilings(run["phases"], found, precision):
             intensity = row["macs"] / row["read_bytes"]
             axes.plot(intensity, row["gmac_per_s"], "o", color=color)
+            # coarse's points lie beside those of the other two
+            is_below = row["phase"].startswith("coarse")
             axes.annotate(
-                f" {row['phase']}", (intensity, row["gmac_per_s"]), fontsize=7, color=color
+                row["phase"],
+                (intensity, row["gmac_per_s"]),
+                xytext=(0, -6 if is_below else 6),
+                textcoords="offset points",
+                ha="center",
+                va="top" if is_below else "bottom",
+                fontsize=7,
+                color=color,
             )
         axes.plot([], [], "o-", color=color, label=precision)
     axes.set(xscale="log", yscale="log", xlabel="multiply-adds per byte read", ylabel="GMAC/s")
