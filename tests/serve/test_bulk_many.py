@@ -56,24 +56,24 @@ def test_ten_thousand_prompts_stay_within_bounds(tmp_path):
         *(sys.executable, "-m", "deployments.bulk", "--json", "--model", str(model)),
         *("--input", str(prompts), "--output", str(output), "--in-flight", str(ROOM)),
     ]
-    job = subprocess.Popen(
+    state = {}
+    with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
         env={**os.environ, "RAY_AUTH_MODE": "disabled"},
-    )
-    assert job.stdout is not None
-    state = {}
-    for line in job.stdout:
-        state = json.loads(line)
-        if state["event"] == "progress":
-            most_inside = max(most_inside, state["in_flight"])
-            tenth = 10 * state["rows"] // NUM_ROWS
-            peaks[tenth] = max(peaks.get(tenth, 0.0), memory_mb(job.pid))
-            if peaks[tenth] and state["rows"] % 7 == 0:
-                print(f"{state['rows']} rows, {peaks[tenth]:.0f} MB", flush=True)
-    assert job.wait() == 0
+    ) as job:
+        assert job.stdout is not None
+        for line in job.stdout:
+            state = json.loads(line)
+            if state["event"] == "progress":
+                most_inside = max(most_inside, state["in_flight"])
+                tenth = 10 * state["rows"] // NUM_ROWS
+                peaks[tenth] = max(peaks.get(tenth, 0.0), memory_mb(job.pid))
+                if peaks[tenth] and state["rows"] % 7 == 0:
+                    print(f"{state['rows']} rows, {peaks[tenth]:.0f} MB", flush=True)
+    assert job.returncode == 0
     print(f"{NUM_ROWS} rows in {time.monotonic() - began_s:.0f} s; MB by tenth: {peaks}")
     assert state["ok"] == NUM_ROWS
     assert most_inside <= ROOM
