@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from random import Random
 from statistics import median
@@ -41,7 +41,6 @@ Json = dict[str, Any]
 LEVELS = (1, 2, 4, 8)
 SLOTS = max(LEVELS)
 IDLE_REQUESTS = 40
-IDLE_S = 20.0
 IDLE_APART_S = 1.3  # more than a request takes, so each finds all processes asleep
 QUIET_CORES = 0.15
 ALLOWED = 0.2  # of what was measured
@@ -79,18 +78,17 @@ def check(
     console.print("the service")
     with Served(model, precision, Work(**report["settings"]["work"])) as served:
         served.send([0.0] * SLOTS)  # warms all processes up
-        service = added(served, costs, threads)
-        console.print(
-            f"beyond its stages a request takes {service.added_s:.3f} s, "
-            f"and {service.demand:.2f} of the machine meanwhile"
-        )
-        most = capacity(costs, service)
+        apart = [number * IDLE_APART_S for number in range(IDLE_REQUESTS)]
+        idle_s = median(answer.took_s for answer in served.send(apart))
+        added_s = idle_s - sum(costs.stages[stage].alone_s for stage in STAGES)
+        console.print(f"alone {idle_s:.3f} s, of which the service {added_s:.3f} s")
+        most = capacity(costs, added_s)
         rows = [
-            compare(served, costs, service, part, part * most, requests)
+            compare(served, costs, added_s, part, part * most, requests)
             for part in load or (0.4, 0.75)
         ]
     show(rows)
-    found = {"report": report, "service": asdict(service), "loads": rows}
+    found = {"report": report, "idle_s": idle_s, "added_s": added_s, "loads": rows}
     print(json.dumps(found))
     ratios = [row["ratio"][key] for row in rows for key in ("throughput", "p95_s")]
     if any(abs(ratio - 1) > ALLOWED for ratio in ratios):
@@ -167,62 +165,29 @@ class Served:
             return await asyncio.gather(*(one(m, first + n) for n, m in enumerate(moments_s)))
 
 
-@dataclass(frozen=True, slots=True)
-class Added:
-    """What the service adds to a request beyond its stages.
-
-    added_s: time. demand: how much of the machine it keeps busy meanwhile; the rest is waiting,
-    for messages and for processes that sleep.
-    """
-
-    added_s: float
-    demand: float
-
-    def slowdown(self, requests: int) -> float:
-        """Return how much slower each of so many goes than one alone."""
-        return max(1.0, requests * self.demand)
-
-
-def added(served: Served, costs: Costs, threads: int) -> Added:
-    """Measure it, on requests alone: what they take, and what all processes do for them."""
-    before_s, began_s = machine_busy_s(), time.perf_counter()
-    time.sleep(IDLE_S)
-    between_s, sent_s = machine_busy_s(), time.perf_counter()
-    answers = served.send([number * IDLE_APART_S for number in range(IDLE_REQUESTS)])
-    after_s, ended_s = machine_busy_s(), time.perf_counter()
-    stages = costs.stages.values()
-    added_s = max(1e-6, median(a.took_s for a in answers) - sum(s.alone_s for s in stages))
-    if before_s is None or between_s is None or after_s is None:
-        return Added(added_s, 1.0 / threads)
-    idle_rate = (between_s - before_s) / (sent_s - began_s)  # what Ray does by itself
-    work_s = (after_s - between_s - idle_rate * (ended_s - sent_s)) / IDLE_REQUESTS / threads
-    more_s = work_s - sum(stage.demand * stage.alone_s for stage in stages)
-    return Added(added_s, min(1.0, max(0.0, more_s / added_s)))
-
-
-def simulate(costs: Costs, service: Added, moments_s: Sequence[float]) -> Outcome:
+def simulate(costs: Costs, added_s: float, moments_s: Sequence[float]) -> Outcome:
     """Run the same requests through one replica of each stage, all on one device."""
     pools = [
         Pool(stage, 1, cost.slowdown, cost.slots, shares=True, demand=cost.demand)
         for stage, cost in costs.stages.items()
     ]
-    # its processes do not wait for each other, but for the cores
-    pools.insert(0, Pool("service", 1, service.slowdown, shares=True, demand=service.demand))
-    segment = (service.added_s, *(costs.stages[stage].alone_s for stage in STAGES))
+    # what the service adds is work too, but each of its processes has one thread for it
+    pools.insert(0, Pool("service", 1, float, shares=True, demand=1 / default_num_threads()))
+    segment = (max(added_s, 1e-6), *(costs.stages[stage].alone_s for stage in STAGES))
     arrivals = [Arrival(at_s, (segment,)) for at_s in moments_s]
     return Simulation(pools, Random(SEED)).run(arrivals)
 
 
-def capacity(costs: Costs, service: Added) -> float:
+def capacity(costs: Costs, added_s: float) -> float:
     """Return the requests a second that one device can do at most."""
     least_s = sum(s.demand * s.alone_s / s.best_gain for s in costs.stages.values())
-    return 1.0 / (least_s + service.added_s * service.demand)
+    return 1.0 / (least_s + added_s / default_num_threads())
 
 
 def compare(
     served: Served,
     costs: Costs,
-    service: Added,
+    added_s: float,
     part: float,
     rps: float,
     requests: int,
@@ -230,7 +195,7 @@ def compare(
     """Send requests at random moments; return what came of it beside what was to be expected."""
     arrivals = islice(poisson(rps, [((),)], Random(SEED)), requests)
     answers = served.send([arrival.at_s for arrival in arrivals])
-    outcome = simulate(costs, service, [answer.at_s for answer in answers])
+    outcome = simulate(costs, added_s, [answer.at_s for answer in answers])
     took_s = sorted(answer.took_s for answer in answers)
     last_s = max(answer.at_s + answer.took_s for answer in answers)
     measured = {
