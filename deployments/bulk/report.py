@@ -119,7 +119,10 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _histogram(title: str, values: Sequence[float], unit: str) -> str:
-    counts, edges = np.histogram(values, _BINS)
+    low, high = min(values), max(values)
+    if low == high:  # NumPy would put them in the middle of one, and durations below zero beside
+        low, high = 0.0, 2 * high or 1.0
+    counts, edges = np.histogram(values, _BINS, (low, high))
     width, height, top = 30, 120, max(1, int(counts.max()))
     bars = "".join(
         f'<rect x="{n * width + 1}" y="{height - height * count / top:.1f}" width="{width - 2}" '

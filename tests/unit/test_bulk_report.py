@@ -40,6 +40,10 @@ def test_a_page_has_numbers_clips_pictures_and_errors(tmp_path):
     assert "real-time factor of the whole</td><td>0.500" in page
     assert "&lt;b&gt;say 2&lt;/b&gt;" in page
     assert "&lt;none&gt;" in page
+    # all three are of one length: in the middle of what is shown, which begins at nothing
+    assert ">0.00 s</text>" in page
+    assert ">2.00</text>" in page
+    assert "most: 3" in page
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "<script" not in page
     clips = re.findall(r"data:audio/mpeg;base64,([A-Za-z0-9+/=]+)", page)
