@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from cluster import STAGES, Served, eventually
@@ -75,10 +77,19 @@ def test_pools_are_kept_and_stages_scale_by_themselves(served):
     # work for coarse alone
     semantic = np.arange(150, dtype=np.int64)
     coarse = served.handle("CoarseStage")
-    busy = [coarse.generate.remote({"semantic": semantic, "seed": n}) for n in range(200)]
+    seeds, busy = itertools.count(), []
+
+    def send(number):
+        busy.extend(
+            coarse.generate.remote({"semantic": semantic, "seed": seed})
+            for seed in itertools.islice(seeds, number)
+        )
+
+    send(200)
     seen = set()
 
     def grown():
+        send(50)  # however fast the stage is, it does not run out of work before it has grown
         seen.add(served.handle("CoarseStage").facts.remote().result()["backlog_tokens"] > 0)
         return len(served.pids("CoarseStage")) == 2
 
