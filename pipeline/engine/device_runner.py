@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.engine.device_sampler import SamplingRows, draw_rows, needs_filters, upload
+from pipeline.engine.device_sampler import SamplingRows, draw_rows, upload
 from pipeline.engine.graphs import Capture, capture, on, own_stream
 from pipeline.engine.runner import CausalRunner, Device, DeviceTurn
 from pipeline.engine.sampler import STOPPED, token_of
@@ -169,7 +169,7 @@ class DeviceRunner(CausalRunner):
             self._owners[slot] = sequence.id
             self._rows.set_row(slot, sequence.params)
             self._filtering.discard(slot)
-            if needs_filters(sequence.params):
+            if sequence.params.has_filters:
                 self._filtering.add(slot)
             self._uniforms_end[slot] = 0
         if sequence.num_asked >= self._uniforms_end[slot]:

@@ -69,10 +69,6 @@ def upload(values: NDArray[np.generic], target: Tensor) -> None:
     target.copy_(source, non_blocking=True)
 
 
-def needs_filters(params: SamplingParams) -> bool:
-    return params.top_k is not None or params.top_p is not None
-
-
 def draw_rows(
     logits: Tensor,
     first_id: int,

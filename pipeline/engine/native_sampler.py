@@ -35,7 +35,7 @@ _NEVER = float("inf")
 
 def next_tokens(logits: Float32, first_id: int, asked: Sequence[Asked]) -> list[int]:
     """See `sampler.next_tokens`."""
-    if any(one.params.top_k is not None or one.params.top_p is not None for one in asked):
+    if any(one.params.has_filters for one in asked):
         return _some_filtered(logits, first_id, asked)
     columns = logits.shape[1]
     rows = []
@@ -70,11 +70,11 @@ def draw_rows(
 
 def _some_filtered(logits: Float32, first_id: int, asked: Sequence[Asked]) -> list[int]:
     """Draw the rows one by one: few requests have filters, and those cost more than a call."""
-    return [
-        (sampler.next_tokens if has_filter else next_tokens)(logits[row, None], first_id, [one])[0]
-        for row, one in enumerate(asked)
-        for has_filter in [one.params.top_k is not None or one.params.top_p is not None]
-    ]
+    tokens = []
+    for row, one in enumerate(asked):
+        law = sampler.next_tokens if one.params.has_filters else next_tokens
+        tokens += law(logits[row, None], first_id, [one])
+    return tokens
 
 
 def _draw(

@@ -160,7 +160,7 @@ def _empty_blocks(num_rows: int, num_choices: int) -> tuple[Float32, Float32]:
 def _become_probabilities(logits: Float32, params: Sequence[SamplingParams]) -> None:
     """Turn each row of [R, n] into the distribution that its token is drawn from."""
     for row, one in enumerate(params):
-        if one.top_k is not None or one.top_p is not None:
+        if one.has_filters:
             _filter(logits[row], one.top_k, one.top_p)
         if one.temperature == 0:
             _keep_best(logits[row])

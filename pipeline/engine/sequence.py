@@ -37,6 +37,11 @@ class SamplingParams:
     stop_id: int | None = None
     min_stop_p: float | None = None
 
+    @property
+    def has_filters(self) -> bool:
+        """Whether any token may drop out before one is drawn."""
+        return self.top_k is not None or self.top_p is not None
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:

@@ -10,7 +10,7 @@ from scipy import stats
 from test_sampler import LAWS, reference
 
 from pipeline.engine import sampler
-from pipeline.engine.device_sampler import MAX_RANGES, SamplingRows, draw_rows, needs_filters
+from pipeline.engine.device_sampler import MAX_RANGES, SamplingRows, draw_rows
 from pipeline.engine.sampler import NO_NUMBER, STOPPED
 from pipeline.engine.sequence import SamplingParams
 from pipeline.engine.uniforms import DrawKey
@@ -63,7 +63,7 @@ def draw_on(where, logits, batch, counts, uniforms, *, filters=None) -> list[int
     for row, params in enumerate(batch):
         rows.set_row(row, params)
     if filters is None:
-        filters = any(needs_filters(params) for params in batch)
+        filters = any(params.has_filters for params in batch)
     on_device = (torch.from_numpy(np.asarray(x)).to(where) for x in (counts, uniforms))
     logits = torch.from_numpy(logits).to(where)
     return draw_rows(logits, FIRST, rows, *on_device, filters=filters).tolist()
@@ -105,7 +105,7 @@ def test_tokens_equal_the_hosts_over_random_rules(draw):
             host = sampler.next_token(logits[row], FIRST, params, n, uniform)
             assert ours[row] == (STOPPED if host is None else host)
             compared += 1
-            kinds.add((host is None, params.temperature == 0, needs_filters(params)))
+            kinds.add((host is None, params.temperature == 0, params.has_filters))
     assert compared > 3800
     assert left_out < 20
     assert len(kinds) == 8  # stopped or not, greedy or not, with filters or without
