@@ -65,12 +65,15 @@ def single(
             runs.append(_timed_clip(bark, number, clip_work))
             note(f"{clip_work.seconds:g} s of sound in {runs[-1]['total_s']:.2f} s")
         run = middle(runs)
+        device_class = bark.stages.device_class
         return {
             **run,
             "runs_s": seconds_by_part(runs),
             "load_s": load_s,
-            "phases": phases(bark.spec, bark.precision, work, run),
-            "device_class": bark.stages.device_class,
+            "phases": phases(
+                bark.spec, bark.precision, work, run, native=device_class.startswith("cpu-native")
+            ),
+            "device_class": device_class,
             **_peaks(),
         }
 

@@ -15,7 +15,8 @@ from pipeline.bench.figures import Json
 from pipeline.spec import BarkSpec, GPTShape
 
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
-CACHE_BYTES = {"fp32": 4, "bf16": 2, "int8": 2}
+CACHE_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 2.0}
+NATIVE_SCALE_BYTES = 8  # beside each key of our kernels' int8 cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +33,29 @@ class Phase:
     macs: float
 
 
-def phases(spec: BarkSpec, precision: str, work: Mapping[str, Any], run: Json) -> Json:
+def phases(
+    spec: BarkSpec, precision: str, work: Mapping[str, Any], run: Json, *, native: bool
+) -> Json:
     """Lay out one request's phases, as JSON.
 
     Args:
         work: the fields of `workload.Work`. run: of `ours.single`, with its `profile`.
+        native: by our CPU kernels, whose cache is smaller in int8.
     """
     profile = {stage["stage"]: stage for stage in run["profile"]}
     found: Json = {}
-    for phase in _phases(spec, precision, work, profile):
+    for phase in _phases(spec, precision, work, profile, native):
         if phase.steps:
             found[phase.name] = {k: v for k, v in asdict(phase).items() if k != "name"}
     return found
 
 
 def _phases(
-    spec: BarkSpec, precision: str, work: Mapping[str, Any], profile: Mapping[str, Json]
+    spec: BarkSpec,
+    precision: str,
+    work: Mapping[str, Any],
+    profile: Mapping[str, Json],
+    native: bool,
 ) -> Iterator[Phase]:
     semantic, coarse = profile["semantic"], profile["coarse"]
     shape, ids = spec.semantic.gpt, spec.semantic.eos_id + 1
@@ -60,7 +68,7 @@ def _phases(
         prefill_macs(shape, prompt, ids),
     )
     position = prompt + semantic["steps"] / 2
-    yield _decode("semantic decode", shape, ids, precision, semantic, position)
+    yield _decode("semantic decode", shape, ids, precision, semantic, position, native)
     shape, ids = spec.coarse.gpt, spec.coarse.num_codebooks * spec.codebook_size
     starts = coarse_starts(spec, work["coarse_tokens"])
     prompts = [start for done, start in starts.items() if not 0 < done <= spec.coarse.max_history]
@@ -72,7 +80,7 @@ def _phases(
         sum(prefill_macs(shape, prompt, ids) for prompt in prompts) / len(prompts),
     )
     position = sum(starts.values()) / len(starts) + spec.coarse.window / 2
-    yield _decode("coarse decode", shape, ids, precision, coarse, position)
+    yield _decode("coarse decode", shape, ids, precision, coarse, position, native)
     shape, window = spec.fine.gpt, spec.fine.window
     passes = work["fine_windows"] * (spec.fine.num_codebooks - spec.coarse.num_codebooks)
     linears = shape.num_layers * 12 * shape.width**2 + spec.codebook_size * shape.width
@@ -86,7 +94,13 @@ def _phases(
 
 
 def _decode(
-    name: str, shape: GPTShape, ids: int, precision: str, stage: Json, position: float
+    name: str,
+    shape: GPTShape,
+    ids: int,
+    precision: str,
+    stage: Json,
+    position: float,
+    native: bool,
 ) -> Phase:
     weights = weight_bytes(shape, ids, precision)
     cached = shape.num_layers * 2 * position * shape.width
@@ -94,7 +108,7 @@ def _decode(
         name,
         stage["steps"],
         stage["decode_s"],
-        weights + cached * CACHE_BYTES[precision],
+        weights + cached * cache_bytes(shape, precision, native),
         weights / WEIGHT_BYTES[precision] + cached,
     )
 
@@ -103,6 +117,14 @@ def weight_bytes(shape: GPTShape, ids: int, precision: str) -> int:
     """Return the bytes of all weights that a step of one row reads; `ids`: rows of the head."""
     linears = shape.num_layers * 12 * shape.width**2 + ids * shape.width
     return linears * WEIGHT_BYTES[precision]
+
+
+def cache_bytes(shape: GPTShape, precision: str, native: bool) -> float:
+    """Return the bytes of a cached number, keys and values together, with what scales them."""
+    if precision != "int8" or not native:
+        return CACHE_BYTES[precision]
+    key_bytes = 1 + NATIVE_SCALE_BYTES * shape.num_heads / shape.width
+    return (key_bytes + CACHE_BYTES["bf16"]) / 2
 
 
 def prefill_macs(shape: GPTShape, positions: float, ids: int) -> float:

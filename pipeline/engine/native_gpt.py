@@ -56,7 +56,7 @@ class NativeGPT:
             num_layers: blocks.
             num_heads: attention heads; head size is width / num_heads.
             width: channels of the residual stream.
-            precision: of weights and products; the cache is float32 for fp32, else bf16.
+            precision: of weights and products; the cache is as they are, but values bf16 for int8.
             num_slots: rows of the key-value cache (causal; a bidirectional network keeps none).
             max_positions: longest sequence.
             causal: `extend` and `decode` if true, `encode` if false.

@@ -200,7 +200,7 @@ def assert_close(ours: Floats, exact: Floats, precision: Precision) -> None:
 def test_int8_follows_the_quantisation_law() -> None:
     weights = Weights(192, 3)
     for layer in weights.linears:
-        layer["attention_out"].zero_()  # keeps out the bf16 cache, which is no part of the law
+        layer["attention_out"].zero_()  # keeps out the cache, which is no part of the law
     hidden = hidden_vectors(60, 192)
     ours = decode_all(weights.network("int8"), hidden)
     by_law = weights.reference(hidden, quantised=True)
@@ -373,7 +373,9 @@ def test_memory_is_known() -> None:
         assert num_weights * item <= sizes[precision].weight_bytes <= num_weights * item * 1.2
     # 200 positions are kept as 224.
     assert sizes["fp32"].cache_bytes == 2 * 2 * 2 * 224 * 192 * 4
-    assert sizes["int8"].cache_bytes == sizes["bf16"].cache_bytes == 2 * 2 * 2 * 224 * 192 * 2
+    assert sizes["bf16"].cache_bytes == 2 * 2 * 2 * 224 * 192 * 2
+    # a key of 64 numbers has a scale and an offset beside it
+    assert sizes["int8"].cache_bytes == 2 * 2 * 224 * (192 * (1 + 2) + 3 * 8)
 
 
 def test_threads_default_to_omp_num_threads(monkeypatch: pytest.MonkeyPatch) -> None:

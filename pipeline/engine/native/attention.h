@@ -4,6 +4,10 @@
 // panel) and output = probabilities * values (the positions are the depth). Both sum in the fixed
 // order of the tiles, from position 0; keys after a query's own position weigh exactly zero. So the
 // result for a query does not depend on how many queries are computed together.
+//
+// Of a full batch's step most is the reading of this memory, so an int8 model keeps its keys in
+// int8, too. Its values stay bf16: a probability has no scale that would suit both a peak and the
+// many small ones beside it.
 #pragma once
 
 #include <cmath>
@@ -14,8 +18,14 @@ namespace bark {
 
 inline constexpr int kMaxHeadDim = 1024;
 
-// Keys and values of one layer of one sequence: for each head its keys, then its values.
-// fp32 models keep floats, the others bf16.
+// The precision of values and probabilities.
+constexpr Precision value_precision(Precision p) {
+  return p == Precision::fp32 ? Precision::fp32 : Precision::bf16;
+}
+
+// Keys and values of one layer of one sequence: for each head its keys, then its values. Keys are
+// in the model's precision; those of a panel in int8 are followed by 32 scales and 32 offsets, as
+// those of weights (see Matrix).
 struct KVLayout {
   KVLayout() = default;
   KVLayout(Precision precision, int heads, int head_dim, int max_positions)
@@ -24,10 +34,13 @@ struct KVLayout {
         positions(static_cast<int>(round_up(max_positions, kPanel))),
         depth(static_cast<int>(round_up(head_dim, 16))),
         value_panels(static_cast<int>(round_up(head_dim, kPanel)) / kPanel) {
-    const size_t item = precision == Precision::fp32 ? 4 : 2;
-    key_units = static_cast<int>(depth * item / kUnitBytes);
-    key_bytes = static_cast<size_t>(positions) * depth * item;
-    value_panel_bytes = static_cast<size_t>(positions) * kPanel * item;
+    const bool is_scaled = precision == Precision::int8;
+    key_units = depth / depth_per_unit(precision);
+    query_units = key_units + is_scaled;
+    key_panel_units = key_units + 2 * is_scaled;
+    key_bytes = static_cast<size_t>(positions) * key_panel_units * kUnitBytes;
+    value_panel_bytes = static_cast<size_t>(positions) * kStepBytes /
+                        depth_per_unit(value_precision(precision));
     head_bytes = key_bytes + value_panels * value_panel_bytes;
     layer_bytes = num_heads * head_bytes;
   }
@@ -37,6 +50,8 @@ struct KVLayout {
   int positions = 0;
   int depth = 0;         // of a key, padded
   int key_units = 0;     // of a key, in units of 4 bytes
+  int query_units = 0;   // of a query: as a key, then its scale (int8)
+  int key_panel_units = 0;  // of each of a panel's columns, with scale and offset
   int value_panels = 0;  // of 32 channels
   size_t key_bytes = 0;
   size_t value_panel_bytes = 0;
@@ -44,12 +59,12 @@ struct KVLayout {
   size_t layer_bytes = 0;
 };
 
-// One head's vector, padded with zeros, as it enters a product (kv: fp32 or bf16). [depth]
-template <Precision kv>
+// One head's vector in floats or bf16, padded with zeros. [depth]
+template <Precision p>
 inline void fill_head(const KVLayout& layout, const float* values, uint32_t* units) {
   for (int i = 0; i < layout.depth; i += 16) {
     const __m512 v = _mm512_maskz_loadu_ps(first_lanes(layout.head_dim - i), values + i);
-    if constexpr (kv == Precision::fp32) {
+    if constexpr (p == Precision::fp32) {
       _mm512_storeu_ps(units + i, v);
     } else {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(units + i / 2), to_bf16(v));
@@ -57,25 +72,43 @@ inline void fill_head(const KVLayout& layout, const float* values, uint32_t* uni
   }
 }
 
+// One head's query as it enters the scores, padded with zeros; int8: then its scale.
+template <Precision p>
+inline void fill_query(const KVLayout& layout, const float* values, uint32_t* units) {
+  if constexpr (p == Precision::int8) {
+    const float scale = quantise<true>(values, layout.head_dim, layout.depth, units);
+    std::memcpy(units + layout.key_units, &scale, sizeof scale);
+  } else {
+    fill_head<p>(layout, values, units);
+  }
+}
+
 // Write one position's key and value of one head. `is_last`: no later position is written in this
 // call; then the other half of a bf16 pair is cleared, so that what an earlier sequence left there
 // (possibly not finite) is never multiplied.
-template <Precision kv>
+template <Precision p>
 void store_key_value(const KVLayout& layout, uint8_t* head, int position, const float* key,
                      const float* value, bool is_last) {
-  alignas(64) uint32_t units[kMaxHeadDim];
-  fill_head<kv>(layout, key, units);
+  alignas(64) uint32_t units[kMaxHeadDim + 2];
+  if constexpr (p == Precision::int8) {
+    const float scale = quantise<false>(key, layout.head_dim, layout.depth, units);
+    const int32_t offset = 128 * sum_bytes(units, layout.key_units);
+    std::memcpy(units + layout.key_units, &scale, sizeof scale);
+    std::memcpy(units + layout.key_units + 1, &offset, sizeof offset);
+  } else {
+    fill_head<p>(layout, key, units);
+  }
   uint32_t* column = reinterpret_cast<uint32_t*>(head) +
-                     static_cast<size_t>(position / kPanel) * layout.key_units * kPanel +
+                     static_cast<size_t>(position / kPanel) * layout.key_panel_units * kPanel +
                      position % kPanel;
-  for (int u = 0; u < layout.key_units; ++u) column[u * kPanel] = units[u];
+  for (int u = 0; u < layout.key_panel_units; ++u) column[u * kPanel] = units[u];
   for (int j = 0; j < layout.value_panels; ++j) {
     uint8_t* panel = head + layout.key_bytes + j * layout.value_panel_bytes;
     for (int i = 0; i < kPanel; i += 16) {
       const int channel = j * kPanel + i;
       const __m512 v =
           _mm512_maskz_loadu_ps(first_lanes(layout.head_dim - channel), value + channel);
-      if constexpr (kv == Precision::fp32) {
+      if constexpr (p == Precision::fp32) {
         _mm512_storeu_ps(reinterpret_cast<float*>(panel) + position * kPanel + i, v);
       } else {
         // Two positions share each 4-byte unit; the even one is its low half.
@@ -104,7 +137,7 @@ struct AttentionScratch {
 
 // exp(scale * (score - max)) of the first `length` scores, zeros up to `padded` (a multiple of 32).
 // Returns the sum. `scale_log2`: scale * log2(e).
-template <Precision kv>
+template <Precision p>
 inline float soften(float* scores, uint32_t* probabilities, int length, int padded,
                     float scale_log2) {
   __m512 largest = _mm512_set1_ps(-INFINITY);
@@ -127,7 +160,7 @@ inline float soften(float* scores, uint32_t* probabilities, int length, int padd
         live_high, exp2_lanes(_mm512_fmsub_ps(_mm512_loadu_ps(scores + key + 16), scale, shift)));
     sum_low = _mm512_add_ps(sum_low, low);
     sum_high = _mm512_add_ps(sum_high, high);
-    if constexpr (kv == Precision::fp32) {
+    if constexpr (p == Precision::fp32) {
       _mm512_storeu_ps(scores + key, low);
       _mm512_storeu_ps(scores + key + 16, high);
     } else {
@@ -141,34 +174,58 @@ inline float soften(float* scores, uint32_t* probabilities, int length, int padd
   return sum_lanes(_mm512_add_ps(sum_low, sum_high));
 }
 
+// Turn a panel's raw int8 sums into scores; as `multiply` does for weights.
+inline void scale_scores(const KVLayout& layout, const uint32_t* queries, ptrdiff_t query_stride,
+                         int num_rows, const uint8_t* panel, float* scores, ptrdiff_t stride) {
+  const uint8_t* scales = panel + static_cast<size_t>(layout.key_units) * kStepBytes;
+  for (int i = 0; i < kPanel; i += 16) {
+    const __m512 key_scale = _mm512_loadu_ps(scales + i * kUnitBytes);
+    const __m512i offset = _mm512_loadu_si512(scales + kStepBytes + i * kUnitBytes);
+    for (int r = 0; r < num_rows; ++r) {
+      const __m512 scale = _mm512_castsi512_ps(
+          _mm512_set1_epi32(static_cast<int>(queries[r * query_stride + layout.key_units])));
+      float* out = scores + r * stride + i;
+      const __m512 sum =
+          _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(out), offset));
+      _mm512_storeu_ps(out, _mm512_mul_ps(_mm512_mul_ps(sum, scale), key_scale));
+    }
+  }
+}
+
 // Attend `num_rows` <= 12 queries of one head; row r sees keys 0 .. first_length + r * growth - 1
 // (growth 1: causal, consecutive positions; 0: all see the same). out: [num_rows][head_dim].
-template <Precision kv>
+template <Precision p>
 void attend(const KVLayout& layout, const uint8_t* head, const uint32_t* queries,
             ptrdiff_t query_stride, int num_rows, int first_length, int growth,
             const AttentionScratch& scratch, float* out, ptrdiff_t out_stride) {
-  constexpr int kPerUnit = depth_per_unit(kv);
+  constexpr Precision kValues = value_precision(p);
+  constexpr int kPerUnit = depth_per_unit(kValues);
   const int longest = first_length + (num_rows - 1) * growth;
   const int padded = static_cast<int>(round_up(longest, kPanel));
   const float scale_log2 =
       1.4426950408889634f / std::sqrt(static_cast<float>(layout.head_dim));
   const ptrdiff_t score_stride = static_cast<ptrdiff_t>(scratch.scores.stride());
-  const Tile tile = tile_of<kv, true>(num_rows);
+  Tile tile = tile_of<p, true>(num_rows);
   for (int key = 0; key < padded; key += kPanel) {
-    tile(queries, query_stride, head + static_cast<size_t>(key) * layout.key_units * kUnitBytes,
-         layout.key_units, scratch.scores.row(0) + key, score_stride, 4096);
+    const uint8_t* panel = head + static_cast<size_t>(key) * layout.key_panel_units * kUnitBytes;
+    float* scores = scratch.scores.row(0) + key;
+    tile(queries, query_stride, panel, layout.key_units, scores, score_stride, 4096);
+    if constexpr (p == Precision::int8) {
+      scale_scores(layout, queries, query_stride, num_rows, panel, scores, score_stride);
+    }
   }
   float factors[kTileRows];
   for (int r = 0; r < num_rows; ++r) {
-    factors[r] = 1.0f / soften<kv>(scratch.scores.row(r), scratch.probabilities.row(r),
+    factors[r] = 1.0f / soften<p>(scratch.scores.row(r), scratch.probabilities.row(r),
                                    first_length + r * growth, padded, scale_log2);
   }
-  const uint32_t* weights = kv == Precision::fp32
+  const uint32_t* weights = p == Precision::fp32
                                 ? reinterpret_cast<const uint32_t*>(scratch.scores.row(0))
                                 : scratch.probabilities.row(0);
-  const ptrdiff_t weight_stride = kv == Precision::fp32
+  const ptrdiff_t weight_stride = p == Precision::fp32
                                       ? score_stride
                                       : static_cast<ptrdiff_t>(scratch.probabilities.stride());
+  tile = tile_of<kValues, true>(num_rows);
   alignas(64) float sums[kTileRows * kPanel];
   for (int j = 0; j < layout.value_panels; ++j) {
     tile(weights, weight_stride, head + layout.key_bytes + j * layout.value_panel_bytes,

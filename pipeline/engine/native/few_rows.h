@@ -119,7 +119,7 @@ class FewRows {
       const int r = first + tile.first;
       const int head = i % heads;
       const Place& place = g_.places[r];
-      attend<kv_precision(p)>(
+      attend<p>(
           layout, g_.slot_layer(place.slot, index) + head * layout.head_bytes,
           work_.query(r, head), static_cast<ptrdiff_t>(g_.queries.stride()),
           tile.last - tile.first, place.position + 1, 1, g_.scratch[thread]->attention,

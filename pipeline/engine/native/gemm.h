@@ -111,9 +111,41 @@ struct Operand {
   Rows<float> scales;  // [1, rows], int8 only
 };
 
+// Quantise `length` values, padded with zeros to `padded` (a multiple of 16), and return the scale:
+// max|x|/127, rounded half to even; (nearly) zeros alone have scale 0, NaN makes the scale NaN.
+// `is_row`: stored + 128, for the instruction multiplies unsigned rows with signed weights.
+template <bool is_row>
+inline float quantise(const float* values, int length, int padded, uint32_t* units) {
+  __m512 largest = _mm512_setzero_ps();
+  for (int i = 0; i < padded; i += 16) {
+    const __m512 v = _mm512_maskz_loadu_ps(first_lanes(length - i), values + i);
+    largest = _mm512_max_ps(largest, abs_lanes(v));
+  }
+  const float peak = _mm512_reduce_max_ps(largest);
+  const bool is_zero = peak < 1e-30f;
+  const __m512 inverse = _mm512_set1_ps(is_zero ? 0.0f : 127.0f / peak);
+  const __m128i shift = _mm_set1_epi8(is_row ? -128 : 0);
+  for (int i = 0; i < padded; i += 16) {
+    const __m512 v = _mm512_maskz_loadu_ps(first_lanes(length - i), values + i);
+    const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(v, inverse));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(units + i / 4),
+                     _mm_xor_si128(_mm512_cvtsepi32_epi8(whole), shift));
+  }
+  return is_zero ? 0.0f : peak / 127.0f;
+}
+
+// The sum of the signed bytes of so many units (a multiple of 4).
+inline int32_t sum_bytes(const uint32_t* units, int count) {
+  __m128i sum = _mm_setzero_si128();
+  for (int i = 0; i < count; i += 4) {
+    sum = _mm_dpbusd_epi32(sum, _mm_set1_epi8(1),
+                           _mm_loadu_si128(reinterpret_cast<const __m128i*>(units + i)));
+  }
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
+  return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1)));
+}
+
 // Round or quantise one row. `values`: padded with zeros to a multiple of 64.
-// int8: scale = max|x|/127, rounded half to even; a row of (nearly) zeros has scale 0, NaN makes
-// the scale NaN. Stored + 128: the instruction multiplies unsigned rows with signed weights.
 template <Precision p>
 void fill_operand(const Operand& operand, int row, const float* values, int depth) {
   uint32_t* units = operand.units.row(row);
@@ -126,20 +158,7 @@ void fill_operand(const Operand& operand, int row, const float* values, int dept
                           to_bf16(_mm512_loadu_ps(values + i)));
     }
   } else {
-    __m512 largest = _mm512_setzero_ps();
-    for (int i = 0; i < padded; i += 16) {
-      largest = _mm512_max_ps(largest, abs_lanes(_mm512_loadu_ps(values + i)));
-    }
-    const float peak = _mm512_reduce_max_ps(largest);
-    const bool is_zero = peak < 1e-30f;
-    operand.scales.row(0)[row] = is_zero ? 0.0f : peak / 127.0f;
-    const __m512 inverse = _mm512_set1_ps(is_zero ? 0.0f : 127.0f / peak);
-    for (int i = 0; i < padded; i += 16) {
-      const __m512i whole =
-          _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(values + i), inverse));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(units + i / 4),
-                       _mm_xor_si128(_mm512_cvtsepi32_epi8(whole), _mm_set1_epi8(-128)));
-    }
+    operand.scales.row(0)[row] = quantise<true>(values, padded, padded, units);
   }
 }
 

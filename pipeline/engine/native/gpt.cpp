@@ -67,7 +67,7 @@ Gpt::Gpt(const Shape& given)
   const size_t narrow_rows = std::max(kNarrowRows, shape.num_slots);
   const size_t all_rows = std::max<size_t>(shape.max_positions, narrow_rows);
   stream = Rows<float>(all_rows, round_up(width, kDepthMultiple));
-  queries = Rows<uint32_t>(all_rows, static_cast<size_t>(layout.num_heads) * layout.key_units);
+  queries = Rows<uint32_t>(all_rows, static_cast<size_t>(layout.num_heads) * layout.query_units);
   places.resize(narrow_rows);
   head_tickets.reset(new std::atomic<int>[shape.num_layers + 1]);
   block_tickets.reset(new std::atomic<int>[shape.num_layers + 1]);

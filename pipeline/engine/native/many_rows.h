@@ -117,7 +117,7 @@ class ManyRows {
       for (int t = 0; t < num_tiles; ++t) {
         const Range tile = share(count, t, num_tiles);
         const int row = rows.first + tile.first;
-        attend<kv_precision(p)>(
+        attend<p>(
             layout, cache + head * layout.head_bytes, work_.query(row, head),
             static_cast<ptrdiff_t>(g_.queries.stride()), tile.last - tile.first,
             g_.shape.causal ? begin_ + row + 1 : num_rows_, g_.shape.causal ? 1 : 0,

@@ -39,11 +39,6 @@ inline void add_pair(float* out, __m512 low, __m512 high) {
              _mm512_add_ps(_mm512_loadu_ps(out + 16), high));
 }
 
-// The precision of keys, values, queries and probabilities.
-constexpr Precision kv_precision(Precision p) {
-  return p == Precision::fp32 ? Precision::fp32 : Precision::bf16;
-}
-
 // One call's arrays. `row` counts the rows of the call, `block_row` those of a block.
 template <Precision p>
 struct RowWork {
@@ -65,17 +60,16 @@ struct RowWork {
   }
 
   const uint32_t* query(int row, int head) const {
-    return gpt.queries.row(row) + static_cast<size_t>(head) * gpt.layout.key_units;
+    return gpt.queries.row(row) + static_cast<size_t>(head) * gpt.layout.query_units;
   }
 
   // q of one head to the queries, k and v to the cache.
   void store_head(const Block& block, int block_row, int row, int head, uint8_t* layer_cache,
                   int position, bool is_last) const {
-    constexpr Precision kv = kv_precision(p);
     const float* projected = block.projected.row(block_row) + head * gpt.layout.head_dim;
     const int projection = gpt.shape.projection();
-    fill_head<kv>(gpt.layout, projected, const_cast<uint32_t*>(query(row, head)));
-    store_key_value<kv>(gpt.layout, layer_cache + head * gpt.layout.head_bytes, position,
+    fill_query<p>(gpt.layout, projected, const_cast<uint32_t*>(query(row, head)));
+    store_key_value<p>(gpt.layout, layer_cache + head * gpt.layout.head_bytes, position,
                         projected + projection, projected + 2 * projection, is_last);
   }
 
