@@ -108,7 +108,8 @@ def check(
 
 def work_s(report: Json, level: int) -> float:
     """Return the seconds that so many clips at once took all stages."""
-    return sum(report["concurrency"][str(level)]["stage_s"].values())
+    stage_s: dict[str, float] = report["concurrency"][str(level)]["stage_s"]
+    return sum(stage_s.values())
 
 
 def mean_costs(before: Costs, after: Costs) -> Costs:
