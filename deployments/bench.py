@@ -1,6 +1,8 @@
 """What serving costs over the bare engine: the benchmark's own clips, over HTTP on a cluster here.
 
-A child of `bark-serve bench --serve`; the same requests as `pipeline.bench.ours.concurrent`.
+A child of `bark-serve bench --serve`. The bare engine is in this process, and the two take turns
+with the same requests: a machine that others share does not hold its speed from one minute to the
+next, and a difference of a few hundredths would drown in that.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -22,18 +24,21 @@ from ray import serve
 from deployments.config import APP_NAME, INGRESS, STAGES
 from deployments.serve_file import check_serve_config, load_serve_file
 from deployments.up import Cluster
+from pipeline.bark import Bark
 from pipeline.bench.child import note
-from pipeline.bench.ours import IDLE_REQUESTS
+from pipeline.bench.ours import request
 from pipeline.bench.workload import Work, text
 from pipeline.errors import EngineFailed
 
 Json = dict[str, Any]
 _FILE = Path(__file__).parent.parent / "serve_config.yaml"
 _SPEECH = "/v1/audio/speech"
-_FIRST_REQUESTS = 5
+_IDLE_REQUESTS = 25  # of which the median is taken
+_FIRST_REQUESTS = 9
 _REFUSALS = 20
 _MINUTE_SENTENCES = 24  # of 2.5 s
 _FULL_AFTER_S = 0.5
+_GIVEN_UP_AFTER_S = 0.3  # what a client left is out of all stages by then
 _LOW_AT_ONCE = 16
 _FILLED_AFTER_S = 5.0
 
@@ -48,13 +53,16 @@ def overhead(
     work: Json,
     warm_up: Json,
     levels: list[int],
+    repeats: int,
 ) -> Json:
     """Measure N different requests at once over HTTP, for each N; and what else serving costs.
 
     Returns:
-        `levels`: N → total_s, audio_s_per_s. `idle_s`: what a client waits for a request as
-        long as `warm_up`, alone; the median. `beside_bulk_s`: the same while requests of low
-        priority, as long as `work`, fill every slot.
+        `levels`: N → total_s, audio_s_per_s, engine_total_s, of_engine; medians of `repeats`.
+        `idle_s`: what a client waits for a request as long as `warm_up`, alone; the median.
+        `idle_added_s`: how much more that is than in one process, the median of pairs.
+        `beside_bulk_s`: as `idle_s`, while requests of low priority, as long as `work`, fill
+        every slot.
         `first_audio_s`: of a streamed text of a minute; `first_sentence_s`: of its first sentence
         as a request of its own; both alone, and medians. `refused_s`: the slowest answer to
         requests beyond the queue, with all slots at work.
@@ -73,13 +81,20 @@ def overhead(
         for waiting in cluster.until_ready(url, threading.Event()):
             del waiting
         note("serving, warming up")
-        with httpx.Client(base_url=url, timeout=3600) as client:
-            return _measure(client, Work(**work), Work(**warm_up), levels)
+        with (
+            Bark.load(
+                path, device=device, precision=precision, backend=backend, slots=slots
+            ) as bark,
+            httpx.Client(base_url=url, timeout=3600) as client,
+        ):
+            return _measure(bark, client, Work(**work), Work(**warm_up), levels, repeats)
     finally:
         cluster.close()
 
 
-def _measure(client: httpx.Client, work: Work, warm_up: Work, levels: list[int]) -> Json:
+def _measure(
+    bark: Bark, client: httpx.Client, work: Work, warm_up: Work, levels: list[int], repeats: int
+) -> Json:
     def post(number: int, asked: Work) -> httpx.Response:
         body = speech_body(number, text(number), asked)
         answer = client.post(_SPEECH, json=body)
@@ -87,25 +102,47 @@ def _measure(client: httpx.Client, work: Work, warm_up: Work, levels: list[int])
             raise EngineFailed(f"HTTP {answer.status_code}, {len(answer.content)} bytes")
         return answer
 
+    def over_http(asked: Work, numbers: range) -> float:
+        began = time.perf_counter()
+        list(pool.map(lambda number: post(number, asked), numbers))
+        return time.perf_counter() - began
+
+    def in_process(asked: Work, numbers: range) -> float:
+        began = time.perf_counter()
+        bark.generate_many([request(number, asked) for number in numbers])
+        return time.perf_counter() - began
+
+    def pairs(asked: Work, numbers: list[range]) -> Iterator[tuple[float, float]]:
+        for number, these in enumerate(numbers):
+            if number % 2:
+                http_s = over_http(asked, these)
+                yield http_s, in_process(asked, these)
+            else:
+                engine_s = in_process(asked, these)
+                yield over_http(asked, these), engine_s
+
     found: Json = {}
     with ThreadPoolExecutor(max(levels)) as pool:
-        list(pool.map(lambda n: post(n, warm_up), range(max(levels))))
+        for warm in (over_http, in_process):
+            warm(warm_up, range(max(levels)))
         for level in levels:
-            began = time.perf_counter()
-            list(pool.map(lambda n: post(n, work), range(100, 100 + level)))
-            total_s = time.perf_counter() - began
-            rate = level * work.seconds / total_s
-            found[str(level)] = {"total_s": total_s, "audio_s_per_s": rate}
+            both = list(pairs(work, [range(100, 100 + level)] * repeats))
+            http_s, engine_s = (median(side) for side in zip(*both, strict=True))
+            rate = level * work.seconds / http_s
+            found[str(level)] = {
+                "total_s": http_s,
+                "audio_s_per_s": rate,
+                "engine_total_s": engine_s,
+                "of_engine": median(engine / http for http, engine in both),
+                "runs_total_s": both,
+            }
             note(f"{level} at once over HTTP: {rate:.2f} s of sound a second")
-    idle = []
-    for number in range(IDLE_REQUESTS):
-        began = time.perf_counter()
-        post(number, warm_up)
-        idle.append(time.perf_counter() - began)
-    beside = _beside_bulk(post, work, warm_up)
+        idle = list(pairs(warm_up, [range(number, number + 1) for number in range(_IDLE_REQUESTS)]))
+        beside = _beside_bulk(post, work, warm_up)
     return {
         "levels": found,
-        "idle_s": median(idle),
+        "idle_s": median(http for http, _ in idle),
+        "idle_added_s": median(http - engine for http, engine in idle),
         "beside_bulk_s": median(beside),
         **_first_audio(client, warm_up),
         "refused_s": _refused_s(client, max(levels), work),
@@ -132,7 +169,7 @@ def _beside_bulk(post: Callable[[int, Work], Any], work: Work, warm_up: Work) ->
         try:
             time.sleep(_FILLED_AFTER_S)
             waited = []
-            for number in range(IDLE_REQUESTS):
+            for number in range(_IDLE_REQUESTS):
                 began = time.perf_counter()
                 post(number, warm_up)
                 waited.append(time.perf_counter() - began)
@@ -145,21 +182,21 @@ def _beside_bulk(post: Callable[[int, Work], Any], work: Work, warm_up: Work) ->
 
 
 def _first_audio(client: httpx.Client, work: Work) -> Json:
-    """Compare a minute's text with its first sentence, every segment as long as `work`."""
+    """Compare a minute's text with its first sentence by turns, each segment as long as `work`."""
     sentences = [text(number) for number in range(_MINUTE_SENTENCES)]
-    found: Json = {}
-    for name, said in (("first_audio_s", " ".join(sentences)), ("first_sentence_s", sentences[0])):
-        waited = []
-        for number in range(_FIRST_REQUESTS):
+    waited: dict[str, list[float]] = {"first_audio_s": [], "first_sentence_s": []}
+    for number in range(_FIRST_REQUESTS):
+        for name, said in zip(waited, (" ".join(sentences), sentences[0]), strict=True):
             began = time.perf_counter()
             body = speech_body(number, said, work)
             with client.stream("POST", _SPEECH, json=body) as answer:
                 if answer.status_code != 200:
                     raise EngineFailed(f"HTTP {answer.status_code}")
                 next(answer.iter_raw())
-                waited.append(time.perf_counter() - began)
-        found[name] = median(waited)
-    return found
+                waited[name].append(time.perf_counter() - began)
+            time.sleep(_GIVEN_UP_AFTER_S)
+    added = median(a - b for a, b in zip(*waited.values(), strict=True))
+    return {name: median(times) for name, times in waited.items()} | {"first_audio_added_s": added}
 
 
 def _refused_s(client: httpx.Client, room: int, work: Work) -> float:

@@ -98,13 +98,11 @@ def measure(
             precision=best,
             slots=settings.slots or max(settings.concurrency),
             levels=list(settings.concurrency),
+            repeats=settings.repeats,
             **clip,
             **place,
         )
         serve.pop("others_busy_cores")  # Ray's own processes are no children of ours
-        for level, run in serve["levels"].items():
-            run["of_engine"] = run["audio_s_per_s"] / concurrency[level]["audio_s_per_s"]
-        serve["idle_added_s"] = serve["idle_s"] - together["idle_s"]
     scaling = None
     if settings.scaling:
         note(f"ours, {best}, full engines of {_listed(settings.scaling)} slots")

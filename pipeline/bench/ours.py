@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,8 +17,6 @@ from pipeline.bench.roofline import phases
 from pipeline.bench.workload import Work, text
 from pipeline.clip import Clip
 from pipeline.errors import EngineFailed
-
-IDLE_REQUESTS = 15  # of which the median is taken
 
 
 class StageClock:
@@ -90,11 +88,10 @@ def concurrent(
     levels: list[int],
     repeats: int,
 ) -> Json:
-    """Measure N different requests at once, for each N, and short ones alone.
+    """Measure N different requests at once, for each N.
 
     Returns:
-        `levels`: N → figures; `idle_s`: the median of `IDLE_REQUESTS` requests as long as
-        `warm_up`, one after the other; the peaks.
+        `levels`: N → figures; the peaks.
     """
     clip_work, found = Work(**work), {}
     with Bark.load(path, device=device, precision=precision, backend=backend, slots=slots) as bark:
@@ -104,8 +101,7 @@ def concurrent(
             runs = [together(bark, clip_work, level) for _ in range(repeats)]
             found[str(level)] = middle(runs) | {"runs_total_s": [run["total_s"] for run in runs]}
             note(f"{level} at once: {found[str(level)]['audio_s_per_s']:.2f} s of sound a second")
-        idle = [_alone_s(bark, number, Work(**warm_up)) for number in range(IDLE_REQUESTS)]
-    return {"levels": found, "idle_s": median(idle), **_peaks()}
+    return {"levels": found, **_peaks()}
 
 
 def together(bark: Bark, work: Work, number: int) -> Json:
@@ -121,12 +117,6 @@ def together(bark: Bark, work: Work, number: int) -> Json:
     for clip in clips:
         _check(clip, work)
     return {**_many(clips, work, total_s), "stage_s": clock.seconds()}
-
-
-def _alone_s(bark: Bark, number: int, work: Work) -> float:
-    began = time.perf_counter()
-    _clip(bark, number, work)
-    return time.perf_counter() - began
 
 
 def request(number: int, work: Work) -> dict[str, Any]:
