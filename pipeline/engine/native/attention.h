@@ -48,11 +48,11 @@ struct KVLayout {
   int num_heads = 0;
   int head_dim = 0;
   int positions = 0;
-  int depth = 0;         // of a key, padded
-  int key_units = 0;     // of a key, in units of 4 bytes
-  int query_units = 0;   // of a query: as a key, then its scale (int8)
-  int key_panel_units = 0;  // of each of a panel's columns, with scale and offset
-  int value_panels = 0;  // of 32 channels
+  int depth = 0;            // of a key, padded
+  int key_units = 0;        // of a key, in units of 4 bytes
+  int query_units = 0;      // the same, and the scale of an int8 query
+  int key_panel_units = 0;  // the same, and the scale and the offset of an int8 key
+  int value_panels = 0;     // of 32 channels
   size_t key_bytes = 0;
   size_t value_panel_bytes = 0;
   size_t head_bytes = 0;
