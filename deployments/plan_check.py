@@ -2,8 +2,11 @@
 
 The real application on this machine, under requests at random moments, beside the simulation of
 the same moments, with costs measured in the same run, before the requests and after them: a machine
-that others share does not hold its speed, and what it did in between is best told by the mean. All
-stages are on this machine's cores, so the simulation shares one device among them.
+that others share does not hold its speed, and what it did in between is best told by the mean.
+
+All stages are on this machine's cores, each with one thread, so that the system shares the cores
+among them as the simulation does. Stages of several threads, which must have all cores at once,
+would take turns as the system sees fit, and that is no part of a plan.
 """
 
 from __future__ import annotations
@@ -35,14 +38,13 @@ from pipeline.bench.suites import Settings
 from pipeline.bench.workload import Work, text
 from pipeline.capacity.simulation import Arrival, Outcome, Pool, Simulation, poisson
 from pipeline.capacity.stage_costs import STAGES, Costs, StageCost, costs_of
-from pipeline.engine.native_gpt import default_num_threads
 from pipeline.errors import EngineFailed
 
 Json = dict[str, Any]
 LEVELS = (1, 2, 4, 8)
 SLOTS = max(LEVELS)
-IDLE_REQUESTS = 24
-IDLE_APART_S = 0.5  # so each finds all processes asleep
+THREADS = 1
+IDLE_REQUESTS = 40
 QUIET_CORES = 0.15
 ALLOWED = 0.2  # of what was measured
 STEADY = 0.1  # beyond it, the bench after the requests was of another machine than that before
@@ -50,16 +52,14 @@ SEED = 7
 
 
 def check(
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Else random weights of bark-small's shape.")
-    ] = None,
-    precision: Annotated[str, typer.Option("--precision", "-p")] = "int8",
-    seconds: Annotated[float, typer.Option(help="Sound of every request.")] = 2.0,
+    model: Annotated[str, typer.Option("--model", "-m")] = "nano",
+    precision: Annotated[str, typer.Option("--precision", "-p")] = "fp32",
+    seconds: Annotated[float, typer.Option(help="Sound of every request.")] = 4.0,
     load: Annotated[
         list[float] | None,
         typer.Option(help="Of what the plan says it can do at most, repeatable; 0.4 and 0.6."),
     ] = None,
-    requests: Annotated[int, typer.Option(min=20, help="Of each load.")] = 100,
+    requests: Annotated[int, typer.Option(min=20, help="Of each load.")] = 200,
 ) -> None:
     """Print what was measured beside what was simulated; the last line is JSON.
 
@@ -67,28 +67,24 @@ def check(
     changed too much meanwhile to tell.
     """
     console = Console(stderr=True, highlight=False)
-    threads = default_num_threads()
+    os.environ["OMP_NUM_THREADS"] = str(THREADS)
     settings = Settings(
         model=model,
         seconds=seconds,
         precisions=(precision,),
         concurrency=LEVELS,
-        threads=threads,
+        threads=THREADS,
         repeats=3,
         transformers=False,
     )
 
-    child = ChildProcess(threads, console.print)
-
     def bench() -> Json:
         wait_for_quiet(console)
-        return measure(settings, child, console.print)
+        return measure(settings, ChildProcess(THREADS, console.print), console.print)
 
     before = bench()
     console.print("the service")
-    given = {"size": settings.size, "model": model, "seconds": seconds}
-    path = child("checkpoint", "prepare", **given, device="auto", backend="auto")["path"]
-    with Served(path, precision, Work(**before["settings"]["work"])) as served:
+    with Served(model, precision, Work(**before["settings"]["work"])) as served:
         served.send([0.0] * SLOTS)  # warms all processes up
         idle_s = served.idle_s()
         most = capacity(costs_of(before), added_by_service(costs_of(before), idle_s))
@@ -166,12 +162,12 @@ class Sent:
 class Served:
     """The application on a cluster of its own, one replica a stage; a client for it."""
 
-    def __init__(self, path: str, precision: str, work: Work) -> None:
+    def __init__(self, model: str, precision: str, work: Work) -> None:
         self._work, self._sent = work, 0
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         port = free_port()
         args = {
-            "model": {"name": path, "precision": precision},
+            "model": {"name": model, "precision": precision},
             "engine": {"semantic_slots": SLOTS, "coarse_slots": SLOTS},
             "admission": {"max_running": 1000},
         }
@@ -198,11 +194,7 @@ class Served:
 
     def idle_s(self) -> float:
         """Return how long an answer takes where nothing else is asked; the median."""
-        took_s = []
-        for _ in range(IDLE_REQUESTS):
-            time.sleep(IDLE_APART_S)
-            took_s.append(self.send([0.0])[0].took_s)
-        return median(took_s)
+        return median(self.send([0.0])[0].took_s for _ in range(IDLE_REQUESTS))
 
     def send_at_random(self, rps: float, requests: int) -> list[Sent]:
         """Send so many requests at random moments (Poisson), `rps` a second."""
@@ -228,22 +220,26 @@ class Served:
 
 
 def simulate(costs: Costs, added_s: float, moments_s: Sequence[float]) -> Outcome:
-    """Run the same requests through one replica of each stage, all on one device."""
-    pools = [
-        Pool(stage, 1, cost.slowdown, cost.slots, shares=True, demand=cost.demand)
-        for stage, cost in costs.stages.items()
-    ]
-    # what the service adds is work too, but each of its processes has one thread for it
-    pools.insert(0, Pool("service", 1, float, shares=True, demand=1 / default_num_threads()))
+    """Run the same requests through one replica of each stage, all on the same cores."""
+    # what the service adds is work, too
+    pools = [Pool("service", 1, float, shares=True, demand=THREADS / cores())]
+    for stage, cost in costs.stages.items():
+        demand = min(1.0, cost.demand * THREADS / cores())
+        pools.append(Pool(stage, 1, cost.slowdown, cost.slots, shares=True, demand=demand))
     segment = (max(added_s, 1e-6), *(costs.stages[stage].alone_s for stage in STAGES))
     arrivals = [Arrival(at_s, (segment,)) for at_s in moments_s]
     return Simulation(pools, Random(SEED)).run(arrivals)
 
 
 def capacity(costs: Costs, added_s: float) -> float:
-    """Return the requests a second that one device can do at most."""
-    least_s = sum(s.demand * s.alone_s / s.best_gain for s in costs.stages.values())
-    return 1.0 / (least_s + added_s / default_num_threads())
+    """Return the requests a second that the cores, and the slowest stage, can do at most."""
+    least_s = [cost.alone_s / cost.best_gain for cost in costs.stages.values()]
+    return 1.0 / max(*least_s, (sum(least_s) + added_s) * THREADS / cores())
+
+
+def cores() -> int:
+    """Return how many CPUs this process may keep busy; more of them than stages stay idle."""
+    return len(os.sched_getaffinity(0))
 
 
 def compare(part: float, answers: Sequence[Sent], costs: Costs, added_s: float) -> Json:
