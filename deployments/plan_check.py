@@ -4,9 +4,7 @@ The real application on this machine, under requests at random moments, beside t
 the same moments, with costs measured in the same run, before the requests and after them: a machine
 that others share does not hold its speed, and what it did in between is best told by the mean.
 
-All stages are on this machine's cores, each with one thread, so that the system shares the cores
-among them as the simulation does. Stages of several threads, which must have all cores at once,
-would take turns as the system sees fit, and that is no part of a plan.
+All stages are on this machine's cores, so the simulation shares one device among them.
 """
 
 from __future__ import annotations
@@ -38,13 +36,14 @@ from pipeline.bench.suites import Settings
 from pipeline.bench.workload import Work, text
 from pipeline.capacity.simulation import Arrival, Outcome, Pool, Simulation, poisson
 from pipeline.capacity.stage_costs import STAGES, Costs, StageCost, costs_of
+from pipeline.engine.native_gpt import default_num_threads
 from pipeline.errors import EngineFailed
 
 Json = dict[str, Any]
 LEVELS = (1, 2, 4, 8)
 SLOTS = max(LEVELS)
-THREADS = 1
 IDLE_REQUESTS = 40
+IDLE_APART_S = 1.3  # more than a request takes, so each finds all processes asleep
 QUIET_CORES = 0.15
 ALLOWED = 0.2  # of what was measured
 STEADY = 0.1  # beyond it, the bench after the requests was of another machine than that before
@@ -67,26 +66,27 @@ def check(
     changed too much meanwhile to tell.
     """
     console = Console(stderr=True, highlight=False)
-    os.environ["OMP_NUM_THREADS"] = str(THREADS)
+    threads = default_num_threads()
     settings = Settings(
         model=model,
         seconds=seconds,
         precisions=(precision,),
         concurrency=LEVELS,
-        threads=THREADS,
+        threads=threads,
         repeats=3,
         transformers=False,
     )
 
     def bench() -> Json:
         wait_for_quiet(console)
-        return measure(settings, ChildProcess(THREADS, console.print), console.print)
+        return measure(settings, ChildProcess(threads, console.print), console.print)
 
     before = bench()
     console.print("the service")
     with Served(model, precision, Work(**before["settings"]["work"])) as served:
         served.send([0.0] * SLOTS)  # warms all processes up
-        idle_s = served.idle_s()
+        apart = [number * IDLE_APART_S for number in range(IDLE_REQUESTS)]
+        idle_s = median(answer.took_s for answer in served.send(apart))
         most = capacity(costs_of(before), added_by_service(costs_of(before), idle_s))
         sent = {}
         for part in load or (0.4, 0.6):
@@ -192,10 +192,6 @@ class Served:
         """Send a request at each moment, and wait for all answers."""
         return asyncio.run(self._send(moments_s))
 
-    def idle_s(self) -> float:
-        """Return how long an answer takes where nothing else is asked; the median."""
-        return median(self.send([0.0])[0].took_s for _ in range(IDLE_REQUESTS))
-
     def send_at_random(self, rps: float, requests: int) -> list[Sent]:
         """Send so many requests at random moments (Poisson), `rps` a second."""
         arrivals = islice(poisson(rps, [((),)], Random(SEED)), requests)
@@ -220,26 +216,22 @@ class Served:
 
 
 def simulate(costs: Costs, added_s: float, moments_s: Sequence[float]) -> Outcome:
-    """Run the same requests through one replica of each stage, all on the same cores."""
-    # what the service adds is work, too
-    pools = [Pool("service", 1, float, shares=True, demand=THREADS / cores())]
-    for stage, cost in costs.stages.items():
-        demand = min(1.0, cost.demand * THREADS / cores())
-        pools.append(Pool(stage, 1, cost.slowdown, cost.slots, shares=True, demand=demand))
+    """Run the same requests through one replica of each stage, all on one device."""
+    pools = [
+        Pool(stage, 1, cost.slowdown, cost.slots, shares=True, demand=cost.demand)
+        for stage, cost in costs.stages.items()
+    ]
+    # what the service adds is work too, but each of its processes has one thread for it
+    pools.insert(0, Pool("service", 1, float, shares=True, demand=1 / default_num_threads()))
     segment = (max(added_s, 1e-6), *(costs.stages[stage].alone_s for stage in STAGES))
     arrivals = [Arrival(at_s, (segment,)) for at_s in moments_s]
     return Simulation(pools, Random(SEED)).run(arrivals)
 
 
 def capacity(costs: Costs, added_s: float) -> float:
-    """Return the requests a second that the cores, and the slowest stage, can do at most."""
-    least_s = [cost.alone_s / cost.best_gain for cost in costs.stages.values()]
-    return 1.0 / max(*least_s, (sum(least_s) + added_s) * THREADS / cores())
-
-
-def cores() -> int:
-    """Return how many CPUs this process may keep busy; more of them than stages stay idle."""
-    return len(os.sched_getaffinity(0))
+    """Return the requests a second that one device can do at most."""
+    least_s = sum(s.demand * s.alone_s / s.best_gain for s in costs.stages.values())
+    return 1.0 / (least_s + added_s / default_num_threads())
 
 
 def compare(part: float, answers: Sequence[Sent], costs: Costs, added_s: float) -> Json:
