@@ -42,6 +42,7 @@ from pipeline.errors import EngineFailed
 Json = dict[str, Any]
 LEVELS = (1, 2, 4, 8)
 SLOTS = max(LEVELS)
+SERVICE_WEIGHT = 3.0
 IDLE_REQUESTS = 40
 IDLE_APART_S = 1.3  # more than a request takes, so each finds all processes asleep
 QUIET_CORES = 0.15
@@ -58,7 +59,7 @@ def check(
         list[float] | None,
         typer.Option(help="Of what the plan says it can do at most, repeatable; 0.4 and 0.6."),
     ] = None,
-    requests: Annotated[int, typer.Option(min=20, help="Of each load.")] = 200,
+    requests: Annotated[int, typer.Option(min=20, help="Of each load.")] = 150,
 ) -> None:
     """Print what was measured beside what was simulated; the last line is JSON.
 
@@ -218,11 +219,21 @@ class Served:
 def simulate(costs: Costs, added_s: float, moments_s: Sequence[float]) -> Outcome:
     """Run the same requests through one replica of each stage, all on one device."""
     pools = [
-        Pool(stage, 1, cost.slowdown, cost.slots, shares=True, demand=cost.demand)
+        Pool(
+            stage,
+            1,
+            cost.slowdown,
+            cost.slots,
+            shares=True,
+            demand=cost.demand,
+            weight=cost.weight,
+        )
         for stage, cost in costs.stages.items()
     ]
-    # what the service adds is work too, but each of its processes has one thread for it
-    pools.insert(0, Pool("service", 1, float, shares=True, demand=1 / default_num_threads()))
+    # what the service adds is work too, but each of its processes has one thread for it, which
+    # mostly sleeps and so gets a core soon after it wakes
+    demand = 1 / default_num_threads()
+    pools.insert(0, Pool("service", 1, float, shares=True, demand=demand, weight=SERVICE_WEIGHT))
     segment = (max(added_s, 1e-6), *(costs.stages[stage].alone_s for stage in STAGES))
     arrivals = [Arrival(at_s, (segment,)) for at_s in moments_s]
     return Simulation(pools, Random(SEED)).run(arrivals)

@@ -270,6 +270,7 @@ class Planner:
                 costs.stages[stage].slots,
                 shares=self._layout == "together",
                 demand=costs.stages[stage].demand,
+                weight=costs.stages[stage].weight,
             )
             for stage in STAGES
         ]

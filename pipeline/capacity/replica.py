@@ -4,7 +4,8 @@ Those at work share the replica; how fast each goes depends on how many they are
 virtual time, so a change costs one heap operation whatever the batch.
 
 Replicas may share a device (a laptop: all stages on the same cores). Where those that have work
-demand more of it than there is, all go slower alike.
+demand more of it than there is, it is shared by their weights, and what one can not use is left to
+the others.
 """
 
 from __future__ import annotations
@@ -17,13 +18,12 @@ from typing import Any
 
 
 class Device:
-    """What several replicas run on. `busy` are those with work; `share` is each one's speed."""
+    """What several replicas run on. `busy` are those with work."""
 
-    __slots__ = ("busy", "share")
+    __slots__ = ("busy",)
 
     def __init__(self) -> None:
         self.busy: dict[Replica, None] = {}  # in order, for runs that can be repeated
-        self.share = 1.0
 
     def advance(self, now: float) -> None:
         """Bring all to now, before something changes."""
@@ -36,8 +36,12 @@ class Device:
             self.busy[replica] = None
         else:
             self.busy.pop(replica, None)
-        demand = sum(replica.demand for replica in self.busy)
-        self.share = 1.0 if demand <= 1.0 else 1.0 / demand
+        # from the heaviest on, so that what exceeds its full speed is there for the rest
+        left, wanted = 1.0, sum(one.weight * one.demand for one in self.busy)
+        for one in sorted(self.busy, key=lambda one: -one.weight):
+            one.share = min(1.0, left * one.weight / wanted)
+            left -= one.share * one.demand
+            wanted -= one.weight * one.demand
 
 
 class Replica:
@@ -49,7 +53,8 @@ class Replica:
 
     __slots__ = (
         "_at_work", "_clock", "_device", "_number", "_queue", "_slots", "_slowdown", "_speeds",
-        "_updated_s", "busy_s", "demand", "job_s", "ongoing", "version", "work_s",
+        "_updated_s", "busy_s", "demand", "job_s", "ongoing", "share", "version", "weight",
+        "work_s",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +64,7 @@ class Replica:
         device: Device | None = None,
         speeds: list[float] | None = None,
         demand: float = 1.0,
+        weight: float = 1.0,
     ) -> None:
         """Begin empty.
 
@@ -67,9 +73,10 @@ class Replica:
             speeds: 1/slowdown by batch, from 0; grown as needed, and best shared by equal
                 replicas.
             demand: how much of a shared device it keeps busy while it works.
+            weight: how much of it this one gets beside others who want it at once.
         """
         self._slowdown, self._slots, self._device = slowdown, slots or inf, device
-        self.demand = demand
+        self.demand, self.weight, self.share = demand, weight, 1.0
         self._speeds = [0.0] if speeds is None else speeds
         self._at_work: list[tuple[float, int, float, Any]] = []  # end in virtual time first
         self._queue: deque[tuple[float, Any]] = deque()
@@ -122,8 +129,7 @@ class Replica:
         return [self] if self._device is None else list(self._device.busy)
 
     def _speed(self, batch: int) -> float:
-        speed = self._speeds[batch]
-        return speed if self._device is None else speed * self._device.share
+        return self._speeds[batch] * self.share
 
     def _before_change(self, now: float) -> None:
         self.advance(now)

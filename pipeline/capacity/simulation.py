@@ -20,7 +20,8 @@ class Pool:
     """Equal replicas; slowdown and slots as in `Replica`.
 
     shares: replica i runs on device i, as those of other pools that share do; otherwise each has
-    a device of its own. demand: how much of a shared device one keeps busy.
+    a device of its own. demand, weight: how much of a shared device one keeps busy, and how much
+    of it it gets where others want it, too.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Pool:
     slots: int | None = None
     shares: bool = False
     demand: float = 1.0
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ class Simulation:
                         device if pool.shares else None,
                         speeds,
                         pool.demand,
+                        pool.weight,
                     )
                     for device in devices[: pool.replicas]
                 ]

@@ -159,6 +159,23 @@ def test_shared_device_is_slower_only_by_what_is_asked_too_much(
     assert [answer.total_s for answer in found.answers] == pytest.approx([expected_s] * 2)
 
 
+@pytest.mark.parametrize(
+    ("demand", "expected_s"),
+    [
+        (1.0, [4 / 3, 2.0]),  # at three quarters and one; then the other alone
+        (0.5, [1.0, 1.5]),  # it needs half; the other half is for the other
+    ],
+)
+def test_weights_share_a_device_and_what_is_left_goes_to_the_others(
+    demand: float, expected_s: list[float]
+) -> None:
+    heavy = Pool("heavy", 1, in_turn, shares=True, demand=demand, weight=3.0)
+    pools = [heavy, Pool("light", 1, in_turn, shares=True)]
+    at_once = [Arrival(0.0, ((1.0, 0.0),)), Arrival(0.0, ((0.0, 1.0),))]
+    found = Simulation(pools, Random(1)).run(at_once)
+    assert [answer.total_s for answer in found.answers] == pytest.approx(expected_s)
+
+
 # ── sums ─────────────────────────────────────────────────────────────────────────────────────────
 KINDS = [((0.2, 1.0, 0.3, 0.1),), ((0.2, 1.0, 0.3, 0.1),) * 3]
 
