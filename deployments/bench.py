@@ -26,7 +26,7 @@ from deployments.serve_file import check_serve_config, load_serve_file
 from deployments.up import Cluster
 from pipeline.bark import Bark
 from pipeline.bench.child import note
-from pipeline.bench.ours import request
+from pipeline.bench.ours import check_clip, request
 from pipeline.bench.workload import Work, text
 from pipeline.errors import EngineFailed
 
@@ -58,14 +58,19 @@ def overhead(
     """Measure N different requests at once over HTTP, for each N; and what else serving costs.
 
     Returns:
-        `levels`: N → total_s, audio_s_per_s, engine_total_s, of_engine; medians of `repeats`.
+        `levels`: N → total_s, audio_s_per_s, engine_total_s, of_engine; medians of `repeats`,
+        and `runs_total_s`, [over HTTP, in one process] of each.
         `idle_s`: what a client waits for a request as long as `warm_up`, alone; the median.
         `idle_added_s`: how much more that is than in one process, the median of pairs.
         `beside_bulk_s`: as `idle_s`, while requests of low priority, as long as `work`, fill
         every slot.
         `first_audio_s`: of a streamed text of a minute; `first_sentence_s`: of its first sentence
-        as a request of its own; both alone, and medians. `refused_s`: the slowest answer to
-        requests beyond the queue, with all slots at work.
+        as a request of its own; both alone, and medians. `first_audio_added_s`: how much longer
+        the former takes, the median of pairs.
+        `refused_s`: the slowest answer to requests beyond the queue, with all slots at work.
+
+    Raises:
+        EngineFailed: an answer or a clip is not the one asked for.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     model = {"name": path, "precision": precision, "device": device, "backend": backend}
@@ -109,8 +114,11 @@ def _measure(
 
     def in_process(asked: Work, numbers: range) -> float:
         began = time.perf_counter()
-        bark.generate_many([request(number, asked) for number in numbers])
-        return time.perf_counter() - began
+        clips = bark.generate_many([request(number, asked) for number in numbers])
+        took_s = time.perf_counter() - began
+        for clip in clips:
+            check_clip(clip, asked)
+        return took_s
 
     def pairs(asked: Work, numbers: list[range]) -> Iterator[tuple[float, float]]:
         for number, these in enumerate(numbers):

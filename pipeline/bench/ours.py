@@ -115,7 +115,7 @@ def together(bark: Bark, work: Work, number: int) -> Json:
     clips = bark.generate_many(requests)
     total_s = time.perf_counter() - began
     for clip in clips:
-        _check(clip, work)
+        check_clip(clip, work)
     return {**_many(clips, work, total_s), "stage_s": clock.seconds()}
 
 
@@ -126,12 +126,16 @@ def request(number: int, work: Work) -> dict[str, Any]:
 
 def _clip(bark: Bark, number: int, work: Work, clock: StageClock | None = None) -> Clip:
     clip = bark.generate(**request(number, work), progress=clock)
-    _check(clip, work)
+    check_clip(clip, work)
     return clip
 
 
-def _check(clip: Clip, work: Work) -> None:
-    """Refuse to compare a clip that is not the one asked for."""
+def check_clip(clip: Clip, work: Work) -> None:
+    """Refuse to compare a clip that is not the one asked for.
+
+    Raises:
+        EngineFailed: other numbers of tokens or frames than `work` has.
+    """
     made = (len(clip.tokens.semantic), clip.tokens.fine.shape[1])
     if made != (work.semantic_tokens, work.frames):
         raise EngineFailed(
