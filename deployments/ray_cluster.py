@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from pipeline.engine.native_gpt import default_num_threads
@@ -31,18 +33,45 @@ def connect(
     if address is not None:
         ray.init(address=address, **quiet)
         return False
-    # Ray would give an actor that asks for a third of a core one thread; here the stages take
-    # turns, and each may have all cores while it works.
-    os.environ.setdefault("OMP_NUM_THREADS", str(default_num_threads()))
     try:
-        ray.init(  # "local": not one that happens to run here already
-            address="local",
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
-            include_dashboard=False,
-            **quiet,
-            **options,
-        )
+        with _variables(_on_one_machine()):
+            ray.init(  # "local": not one that happens to run here already
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                include_dashboard=False,
+                **quiet,
+                **options,
+            )
     except Exception as error:  # of many kinds; a machine that is very busy is one of them
         raise EngineFailed(f"Ray can not be started here: {error}") from error
     return True
+
+
+@contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Set what is not set yet, for the processes that are started meanwhile."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _on_one_machine() -> dict[str, str]:
+    """Return what suits Ray's processes where they share one machine, as variables for them."""
+    return {
+        # Ray would give an actor that asks for a third of a core one thread; here the stages take
+        # turns, and each may have all cores while it works.
+        "OMP_NUM_THREADS": str(default_num_threads()),
+        # The codec's helper thread waits awake for some microseconds between two of torch's
+        # loops: asleep it would be late, and awake for milliseconds keep other stages waiting.
+        "GOMP_SPINCOUNT": "10000",
+        # Between replicas gRPC takes half the time of a call of an actor. Between machines it may
+        # take minutes to notice that one is gone; see docs/decisions/0038.
+        "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+        "RAY_SERVE_PROXY_USE_GRPC": "0",  # there it is no faster
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(1 << 30),
+    }

@@ -22,6 +22,7 @@ from pipeline.engine.precedence import Precedence
 from pipeline.engine.runner import Device
 from pipeline.errors import ModelChanged
 from pipeline.models.checkpoint import open_checkpoint
+from pipeline.models.encodec import torch_threads
 from pipeline.models.locate import locate
 from pipeline.payloads import HistoryPrompt
 from pipeline.store import open_store
@@ -57,7 +58,9 @@ class StageReplica(ABC):
         device = Device(model.device, model.backend)
         place = Placement(device, model.precision, slots, precedence=Precedence(_name_of(device)))
         self.device_class = place.device_class
-        self.worker = self.open(place)
+        # as in `pipeline.local`: the codec's thread alone has helpers
+        with torch_threads(1 if device.backend == "native" else None):
+            self.worker = self.open(place)
         self.num_calls = 0
         has_slots = None if self.slots is None else slots
         self._reporter = Reporter(EngineMeter(stage, self.worker.engine, has_slots).report)

@@ -7,18 +7,31 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import pytest
-from cluster import STAGES, eventually
+from cluster import STAGES, Served, eventually
 
 from deployments.coarse import CoarseStage
 from deployments.config import AppConfig
 
 TWO_EACH = {"autoscaling_config": None, "num_replicas": 2, "health_check_period_s": 1}
 ONE = {"autoscaling_config": None, "num_replicas": 1}
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    """A cluster that calls its stages as one of many machines does: not by gRPC, unlike others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_SERVE_USE_GRPC_BY_DEFAULT", "0")
+        cluster = Served()
+        try:
+            yield cluster
+        finally:
+            cluster.close()
 
 
 def speech(served, number: int, timeout_s: float = 500, **fields) -> httpx.Response:
