@@ -44,7 +44,6 @@ LEVELS = (1, 2, 4, 8)
 SLOTS = max(LEVELS)
 SERVICE_WEIGHT = 3.0
 IDLE_REQUESTS = 40
-IDLE_APART_S = 1.3  # more than a request takes, so each finds all processes asleep
 QUIET_CORES = 0.15
 ALLOWED = 0.2  # of what was measured
 STEADY = 0.1  # beyond it, the bench after the requests was of another machine than that before
@@ -86,8 +85,7 @@ def check(
     console.print("the service")
     with Served(model, precision, Work(**before["settings"]["work"])) as served:
         served.send([0.0] * SLOTS)  # warms all processes up
-        apart = [number * IDLE_APART_S for number in range(IDLE_REQUESTS)]
-        idle_s = median(answer.took_s for answer in served.send(apart))
+        idle_s = median(served.send([0.0])[0].took_s for _ in range(IDLE_REQUESTS))
         most = capacity(costs_of(before), added_by_service(costs_of(before), idle_s))
         sent = {}
         for part in load or (0.4, 0.6):

@@ -66,6 +66,9 @@ def _on_one_machine() -> dict[str, str]:
         # Ray would give an actor that asks for a third of a core one thread; here the stages take
         # turns, and each may have all cores while it works.
         "OMP_NUM_THREADS": str(default_num_threads()),
+        # Ray's workers would yield to all others; and each burst of another process holds up both
+        # threads of a step, which wait for each other.
+        "RAY_worker_niceness": "0",
         # The codec's helper thread waits awake for some microseconds between two of torch's
         # loops: asleep it would be late, and awake for milliseconds keep other stages waiting.
         "GOMP_SPINCOUNT": "10000",
