@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 
@@ -12,6 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments import metrics
 from deployments.http_errors import BodyTooLarge, error_response
+from pipeline.errors import Cancelled
+
+log = logging.getLogger(__name__)
 
 _SOUND_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
@@ -52,6 +56,8 @@ class RequestCount:
 class RequestEnvelope:
     """Echo `X-Request-Id`, or give one; refuse bodies that are too long, however they are sent.
 
+    A client that leaves before all is sent has cancelled its request, however we hear of it.
+
     echoes: False where a proxy before us writes the header into the answer already.
     """
 
@@ -66,8 +72,12 @@ class RequestEnvelope:
         given = headers.get("x-request-id", "")
         number = given if _SOUND_ID.fullmatch(given) else uuid.uuid4().hex
         scope["bark.request_id"] = number
+        is_answered = False
 
         async def labelled(message: Message) -> None:
+            nonlocal is_answered
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                is_answered = True
             if self._echoes and message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["X-Request-Id"] = number
             await send(message)
@@ -78,9 +88,18 @@ class RequestEnvelope:
             return
         size = 0  # of a body that does not state its length
 
+        async def heard() -> Message:
+            try:
+                return await receive()
+            except Exception as error:  # Serve's cancelled call, where a client left a stream
+                log.info("no more is heard of a client: %r", error, extra={"request_id": number})
+                return {"type": "http.disconnect"}
+
         async def bounded() -> Message:
             nonlocal size
-            message = await receive()
+            message = await heard()
+            if message["type"] == "http.disconnect" and not is_answered:
+                scope.setdefault("bark.code", Cancelled.code)
             size += len(message.get("body", b""))
             if size > self._max:
                 # the one class that FastAPI lets through while it reads a body

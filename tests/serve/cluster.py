@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import signal
 import socket
@@ -79,6 +80,22 @@ class Served:
         from ray import serve
 
         return serve.get_deployment_handle(name, app_name="bark")
+
+    def facts(self) -> list[dict[str, Any]]:
+        """Return what each stage tells of its engine; of one replica, where there are several."""
+        return [self.handle(stage).facts.remote().result() for stage in STAGES]
+
+    def is_at_work(self) -> bool:
+        return any(fact["running"] + fact["waiting"] for fact in self.facts())
+
+    def hang_up_at_work(self, body: dict[str, Any]) -> None:
+        """Ask for speech; close the connection as soon as a stage is at work on it."""
+        content = json.dumps(body).encode()
+        head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+            connection.sendall(head.encode() + content)
+            eventually(self.is_at_work)
 
     def pids(self, name: str) -> list[int]:
         """Return the processes of a deployment's replicas."""

@@ -13,12 +13,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from cluster import eventually
+from cluster import STAGES, eventually
 
 from pipeline.bark import Bark
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("SemanticStage", "CoarseStage", "FineStage", "CodecStage")
 TEXT = "Hello, I am a small Bark."
 LONG = "Good morning. How are you today? " * 6
 ONE_EACH = {"autoscaling_config": None, "num_replicas": 1}
@@ -137,34 +136,24 @@ def test_a_request_outlives_the_death_of_its_only_replica(served, wanted, stage)
     assert sha(by_handle(served)["audio"]) == wanted[1]
 
 
-def facts(served):
-    return [served.handle(stage).facts.remote().result() for stage in STAGES]
-
-
-def is_at_work(served) -> bool:
-    return any(fact["running"] + fact["waiting"] for fact in facts(served))
-
-
 def check_that_all_work_ends(served):
     """Slots are free again; none had more than two steps for nobody, and none goes on in secret."""
-    eventually(lambda: not is_at_work(served))
-    steps = [fact["steps"] for fact in facts(served)]
+    eventually(lambda: not served.is_at_work())
+    steps = [fact["steps"] for fact in served.facts()]
     time.sleep(0.5)
-    assert [fact["steps"] for fact in facts(served)] == steps
-    assert all(fact["most_wasted_steps"] <= 2 for fact in facts(served))
+    assert [fact["steps"] for fact in served.facts()] == steps
+    assert all(fact["most_wasted_steps"] <= 2 for fact in served.facts())
 
 
 def test_cancelling_a_call_frees_its_slots_and_ends_its_work(served):
     response = served.handle().generate.remote({"text": LONG * 8, "seed": 1})
-    eventually(lambda: is_at_work(served))
+    eventually(served.is_at_work)
     response.cancel()
     check_that_all_work_ends(served)
 
 
 def test_a_client_that_goes_away_frees_its_slots(served):
-    body = {"model": "nano", "input": LONG * 8, "seed": 1}
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{served.url}/v1/audio/speech", json=body, timeout=0.5)
+    served.hang_up_at_work({"model": "nano", "input": LONG * 8, "seed": 1})
     check_that_all_work_ends(served)
 
 

@@ -1,13 +1,16 @@
+import asyncio
 import logging
 
 import pytest
 from fake_runner import FakeRunner
+from starlette.responses import StreamingResponse
 from test_engine import sequence
 
 from deployments import metrics
 from deployments.measured_store import MeasuredStore
 from deployments.meters import EngineMeter, Reporter
 from deployments.metrics import OF_A_STAGE, OF_THE_INGRESS, Counter, Histogram
+from deployments.middleware import RequestCount, RequestEnvelope
 from pipeline.engine.async_engine import AsyncEngine
 from pipeline.engine.engine import Engine
 from pipeline.errors import BarkError, DeadlineExceeded, StoreUnavailable, VoiceNotFound
@@ -73,6 +76,39 @@ def test_codes_of_what_ends_a_request():
         "cancelled",
     ]
     assert {"ok", BarkError.code, VoiceNotFound.code, "cancelled"} <= set(metrics.codes())
+
+
+@pytest.mark.parametrize(
+    ("heard", "code"),
+    [
+        ({"type": "http.disconnect"}, "cancelled"),
+        (RuntimeError("Serve's call was cancelled"), "cancelled"),
+        (None, "ok"),  # who stays hears it all
+    ],
+)
+def test_who_leaves_a_stream_is_no_failure_of_ours(told, heard, code):
+    async def pieces():
+        yield b"sound"
+        if heard is not None:
+            await asyncio.sleep(60)
+
+    async def receive():
+        await asyncio.sleep(0.01 if heard is not None else 60)
+        if isinstance(heard, Exception):
+            raise heard
+        return heard
+
+    async def send(message):
+        sent.append(message["type"])
+
+    async def app(scope, receive, send):
+        await StreamingResponse(pieces())(scope, receive, send)
+
+    sent = []
+    whole = RequestCount(RequestEnvelope(app, max_body_bytes=100, echoes=True))
+    asyncio.run(whole({"type": "http", "headers": [], "asgi": {}}, receive, send))
+    assert told == {("bark_http_requests", "none", code): 1}
+    assert sent[0] == "http.response.start"
 
 
 def test_an_engine_is_told_by_differences(told):
