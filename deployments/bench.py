@@ -8,15 +8,17 @@ next, and a difference of a few hundredths would drown in that.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any
+from statistics import median, quantiles
+from typing import Any, TypeVar
 
 import httpx
 from ray import serve
@@ -31,6 +33,7 @@ from pipeline.bench.workload import Work, text
 from pipeline.errors import EngineFailed
 
 Json = dict[str, Any]
+T = TypeVar("T")
 _FILE = Path(__file__).parent.parent / "serve_config.yaml"
 _SPEECH = "/v1/audio/speech"
 _IDLE_REQUESTS = 25  # of which the median is taken
@@ -61,7 +64,9 @@ def overhead(
         `levels`: N → total_s, audio_s_per_s, engine_total_s, of_engine; medians of `repeats`,
         and `runs_total_s`, [over HTTP, in one process] of each.
         `idle_s`: what a client waits for a request as long as `warm_up`, alone; the median.
-        `idle_added_s`: how much more that is than in one process, the median of pairs.
+        `idle_added_s`: how much more that is than in one process, the median of pairs, and
+        `idle_added_quartiles_s`. `idle_between_s`: what of it passes outside of the stages, on
+        the way from process to process; steady where the machine's speed is not.
         `beside_bulk_s`: as `idle_s`, while requests of low priority, as long as `work`, fill
         every slot.
         `first_audio_s`: of a streamed text of a minute; `first_sentence_s`: of its first sentence
@@ -100,16 +105,9 @@ def overhead(
 def _measure(
     bark: Bark, client: httpx.Client, work: Work, warm_up: Work, levels: list[int], repeats: int
 ) -> Json:
-    def post(number: int, asked: Work) -> httpx.Response:
-        body = speech_body(number, text(number), asked)
-        answer = client.post(_SPEECH, json=body)
-        if answer.status_code != 200 or len(answer.content) != round(asked.seconds * 24_000) * 2:
-            raise EngineFailed(f"HTTP {answer.status_code}, {len(answer.content)} bytes")
-        return answer
-
     def over_http(asked: Work, numbers: range) -> float:
         began = time.perf_counter()
-        list(pool.map(lambda number: post(number, asked), numbers))
+        list(pool.map(lambda number: post(client, number, asked), numbers))
         return time.perf_counter() - began
 
     def in_process(asked: Work, numbers: range) -> float:
@@ -120,21 +118,16 @@ def _measure(
             check_clip(clip, asked)
         return took_s
 
-    def pairs(asked: Work, numbers: list[range]) -> Iterator[tuple[float, float]]:
-        for number, these in enumerate(numbers):
-            if number % 2:
-                http_s = over_http(asked, these)
-                yield http_s, in_process(asked, these)
-            else:
-                engine_s = in_process(asked, these)
-                yield over_http(asked, these), engine_s
-
     found: Json = {}
     with ThreadPoolExecutor(max(levels)) as pool:
         for warm in (over_http, in_process):
             warm(warm_up, range(max(levels)))
         for level in levels:
-            both = list(pairs(work, [range(100, 100 + level)] * repeats))
+            these = range(100, 100 + level)
+            both = [
+                by_turns(turn, partial(over_http, work, these), partial(in_process, work, these))
+                for turn in range(repeats)
+            ]
             http_s, engine_s = (median(side) for side in zip(*both, strict=True))
             rate = level * work.seconds / http_s
             found[str(level)] = {
@@ -145,19 +138,74 @@ def _measure(
                 "runs_total_s": both,
             }
             note(f"{level} at once over HTTP: {rate:.2f} s of sound a second")
-        idle = list(pairs(warm_up, [range(number, number + 1) for number in range(_IDLE_REQUESTS)]))
-        beside = _beside_bulk(post, work, warm_up)
+        apart = alone(bark, client, warm_up)
+        beside = _beside_bulk(client, work, warm_up)
     return {
         "levels": found,
-        "idle_s": median(http for http, _ in idle),
-        "idle_added_s": median(http - engine for http, engine in idle),
+        **apart,
         "beside_bulk_s": median(beside),
         **_first_audio(client, warm_up),
         "refused_s": _refused_s(client, max(levels), work),
     }
 
 
-def _beside_bulk(post: Callable[[int, Work], Any], work: Work, warm_up: Work) -> list[float]:
+def by_turns(turn: int, one: Callable[[], T], other: Callable[[], T]) -> tuple[T, T]:
+    """Call both, each of them first at every second turn."""
+    if turn % 2:
+        first = one()
+        return first, other()
+    second = other()
+    return one(), second
+
+
+def post(client: httpx.Client, number: int, asked: Work) -> httpx.Response:
+    """Ask for speech, and check that it is as long as it was to be.
+
+    Raises:
+        EngineFailed: it is not.
+    """
+    answer = client.post(_SPEECH, json=speech_body(number, text(number), asked))
+    if answer.status_code != 200 or len(answer.content) != round(asked.seconds * 24_000) * 2:
+        raise EngineFailed(f"HTTP {answer.status_code}, {len(answer.content)} bytes")
+    return answer
+
+
+def alone(bark: Bark, client: httpx.Client, asked: Work) -> Json:
+    """Compare a request alone with the same one in this process; see `overhead`."""
+
+    def over_http(number: int) -> tuple[float, float]:
+        began = time.perf_counter()
+        answer = post(client, number, asked)
+        return time.perf_counter() - began, in_stages_s(answer.headers["Server-Timing"])
+
+    def in_process(number: int) -> tuple[float, float]:
+        began = time.perf_counter()
+        clip = bark.generate(**request(number, asked))
+        took_s = time.perf_counter() - began
+        check_clip(clip, asked)
+        return took_s, sum(report.queue_s + report.device_s for report in clip.reports)
+
+    numbers = range(_IDLE_REQUESTS)
+    pairs = [by_turns(n, partial(over_http, n), partial(in_process, n)) for n in numbers]
+    added = [http_s - engine_s for (http_s, _), (engine_s, _) in pairs]
+    outside = [(http_s - at_work_s) for (http_s, at_work_s), _ in pairs]
+    inside = [(engine_s - at_work_s) for _, (engine_s, at_work_s) in pairs]
+    low, middle, high = quantiles(added, n=4)
+    return {
+        "idle_s": median(http_s for (http_s, _), _ in pairs),
+        "idle_added_s": middle,
+        "idle_added_quartiles_s": [low, high],
+        "idle_between_s": median(a - b for a, b in zip(outside, inside, strict=True)),
+    }
+
+
+def in_stages_s(server_timing: str) -> float:
+    """Return the seconds that a `Server-Timing` header says the stages took, their queues too."""
+    spent = re.findall(r"([\w-]+);dur=([\d.]+)", server_timing)
+    return sum(float(ms) for part, ms in spent if part != "total") / 1000
+
+
+def _beside_bulk(client: httpx.Client, work: Work, warm_up: Work) -> list[float]:
     """Wait for short requests while those of low priority fill the service."""
     ingress: Any = serve.get_deployment_handle(INGRESS, APP_NAME)
     stop = threading.Event()
@@ -179,7 +227,7 @@ def _beside_bulk(post: Callable[[int, Work], Any], work: Work, warm_up: Work) ->
             waited = []
             for number in range(_IDLE_REQUESTS):
                 began = time.perf_counter()
-                post(number, warm_up)
+                post(client, number, warm_up)
                 waited.append(time.perf_counter() - began)
                 time.sleep(_FULL_AFTER_S)
         finally:

@@ -55,8 +55,19 @@ def sheets(report: Json, *, profile: bool = False) -> Iterator[Sheet]:
     if report["concurrency"]:
         yield Sheet(f"ours in {best}, {clip} each", MANY_COLUMNS, list(_many_rows(report)))
     if report["serve"]:
-        added_ms = report["serve"]["idle_added_s"] * 1000
-        title = f"over HTTP; a short request alone takes {added_ms:.0f} ms more than in one process"
+        served = report["serve"]
+        added, low, high, between = (
+            f"{seconds * 1000:.0f}"
+            for seconds in (
+                served["idle_added_s"],
+                *served["idle_added_quartiles_s"],
+                served["idle_between_s"],
+            )
+        )
+        title = (
+            f"over HTTP; a short request alone takes {added} ms more than in one process (half of "
+            f"the pairs: {low} to {high}); {between} ms pass between the processes"
+        )
         yield Sheet(title, SERVE_COLUMNS, list(_serve_rows(report["serve"]["levels"])))
     if bulk := report["bulk"]:
         title = f"{bulk['rows']} rows; the job's first began after {bulk['start_s']:.0f} s"
