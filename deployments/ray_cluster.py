@@ -69,9 +69,9 @@ def _on_one_machine() -> dict[str, str]:
         # Ray's workers would yield to all others; and each burst of another process holds up both
         # threads of a step, which wait for each other.
         "RAY_worker_niceness": "0",
-        # The codec's helper thread waits awake for some microseconds between two of torch's
-        # loops: asleep it would be late, and awake for milliseconds keep other stages waiting.
-        "GOMP_SPINCOUNT": "10000",
+        # The codec's helper thread sleeps between two of torch's loops. Awake it is sooner there,
+        # but the stages' threads share the cores, and while they take each other's it spins.
+        "GOMP_SPINCOUNT": "0",
         # Between replicas gRPC takes half the time of a call of an actor. Between machines it may
         # take minutes to notice that one is gone; see docs/decisions/0038.
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
