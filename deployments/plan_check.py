@@ -4,46 +4,38 @@ The real application on this machine, under requests at random moments, beside t
 the same moments, with costs measured in the same run, before the requests and after them: a machine
 that others share does not hold its speed, and what it did in between is best told by the mean.
 
-All stages are on this machine's cores, so the simulation shares one device among them.
+All stages are on this machine's cores, so the simulation shares one device among them; and with
+them Ray's own processes, so a request alone in the service tells how much slower stages are there.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import sys
-import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import replace
 from random import Random
-from statistics import fmean, median
+from statistics import fmean
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from deployments.bench import free_port, local_config, speech_body
-from deployments.serve_file import check_serve_config
-from deployments.up import Cluster
+from deployments.check_service import Sent, Served
 from pipeline.bench.machine import machine_busy_s
 from pipeline.bench.measure import ChildProcess, measure
 from pipeline.bench.suites import Settings
-from pipeline.bench.workload import Work, text
-from pipeline.capacity.simulation import Arrival, Outcome, Pool, Simulation, poisson
+from pipeline.bench.workload import Work
+from pipeline.capacity.simulation import Arrival, Outcome, Pool, Simulation
 from pipeline.capacity.stage_costs import STAGES, Costs, StageCost, costs_of
 from pipeline.engine.native_gpt import default_num_threads
-from pipeline.errors import EngineFailed
 
 Json = dict[str, Any]
 LEVELS = (1, 2, 4, 8)
 SLOTS = max(LEVELS)
 SERVICE_WEIGHT = 3.0
-IDLE_REQUESTS = 40
 QUIET_CORES = 0.15
 ALLOWED = 0.2  # of what was measured
 STEADY = 0.1  # beyond it, the bench after the requests was of another machine than that before
@@ -83,10 +75,11 @@ def check(
 
     before = bench()
     console.print("the service")
-    with Served(model, precision, Work(**before["settings"]["work"])) as served:
+    work = Work(**before["settings"]["work"])
+    with Served(model, precision, work, SLOTS, SEED) as served:
         served.send([0.0] * SLOTS)  # warms all processes up
-        idle_s = median(served.send([0.0])[0].took_s for _ in range(IDLE_REQUESTS))
-        most = capacity(costs_of(before), added_by_service(costs_of(before), idle_s))
+        idle = [served.alone()]
+        most = capacity(*in_service(costs_of(before), idle))
         sent = {}
         for part in load or (0.4, 0.6):
             rps = part * most
@@ -94,14 +87,15 @@ def check(
                 f"  {requests} requests, {rps:.2f} a second: {requests / rps / 60:.0f} min"
             )
             sent[part] = served.send_at_random(rps, requests)
+        idle.append(served.alone())
     after = bench()
-    costs = mean_costs(costs_of(before), costs_of(after))
-    added_s = added_by_service(costs, idle_s)
-    console.print(f"alone {idle_s:.3f} s, of which the service {added_s:.3f} s")
+    costs, added_s = in_service(mean_costs(costs_of(before), costs_of(after)), idle)
+    stages_s = sum(cost.alone_s for cost in costs.stages.values())
+    console.print(f"alone {stages_s:.3f} s in the stages, {added_s:.3f} s between processes")
     rows = [compare(part, answers, costs, added_s) for part, answers in sent.items()]
     show(rows)
     slower = {str(level): work_s(after, level) / work_s(before, level) for level in LEVELS}
-    found = {"before": before, "after": after, "slower": slower, "idle_s": idle_s}
+    found = {"before": before, "after": after, "slower": slower, "idle": idle}
     print(json.dumps(found | {"added_s": added_s, "loads": rows}))
     moved = abs(fmean(slower.values()) - 1)
     console.print(f"between the two benches the machine's speed moved by {moved:.0%}")
@@ -134,9 +128,25 @@ def mean_costs(before: Costs, after: Costs) -> Costs:
     return replace(before, stages=stages)
 
 
-def added_by_service(costs: Costs, idle_s: float) -> float:
-    """Return what an idle request takes beyond its stages, in seconds."""
-    return idle_s - sum(costs.stages[stage].alone_s for stage in STAGES)
+def in_service(costs: Costs, idle: Sequence[Json]) -> tuple[Costs, float]:
+    """Return the costs of stages that have the service around them, and what it adds, in seconds.
+
+    Args:
+        costs: as the bare engine has them. idle: what `Served.alone` found.
+    """
+    added_s = max(0.0, fmean(found["idle_between_s"] for found in idle))
+    stages_s = fmean(found["idle_s"] for found in idle) - added_s
+    slower = stages_s / sum(cost.alone_s for cost in costs.stages.values())
+
+    def slowed(cost: StageCost) -> StageCost:
+        return replace(
+            cost,
+            alone_s=cost.alone_s * slower,
+            fixed_s=cost.fixed_s * slower,
+            together=tuple((size, seconds * slower) for size, seconds in cost.together),
+        )
+
+    return replace(costs, stages={s: slowed(cost) for s, cost in costs.stages.items()}), added_s
 
 
 def wait_for_quiet(console: Console) -> None:
@@ -148,70 +158,6 @@ def wait_for_quiet(console: Console) -> None:
         if before_s is None or now_s is None or now_s - before_s < 2 * QUIET_CORES:
             return
     console.print("NOT a quiet machine: others keep it busy", style="red")
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A request: when, in seconds since the first, and how long its answer took."""
-
-    at_s: float
-    took_s: float
-
-
-class Served:
-    """The application on a cluster of its own, one replica a stage; a client for it."""
-
-    def __init__(self, model: str, precision: str, work: Work) -> None:
-        self._work, self._sent = work, 0
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        port = free_port()
-        args = {
-            "model": {"name": model, "precision": precision},
-            "engine": {"semantic_slots": SLOTS, "coarse_slots": SLOTS},
-            "admission": {"max_running": 1000},
-        }
-        schema, _ = check_serve_config(local_config(port, args))
-        self._cluster = Cluster(None, num_cpus=max(8, os.cpu_count() or 1), num_gpus=None)
-        self._url = f"http://127.0.0.1:{port}"
-        try:
-            self._cluster.deploy(schema)
-            for waiting in self._cluster.until_ready(self._url, threading.Event()):
-                del waiting
-        except BaseException:
-            self._cluster.close()
-            raise
-
-    def __enter__(self) -> Served:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._cluster.close()
-
-    def send(self, moments_s: Sequence[float]) -> list[Sent]:
-        """Send a request at each moment, and wait for all answers."""
-        return asyncio.run(self._send(moments_s))
-
-    def send_at_random(self, rps: float, requests: int) -> list[Sent]:
-        """Send so many requests at random moments (Poisson), `rps` a second."""
-        arrivals = islice(poisson(rps, [((),)], Random(SEED)), requests)
-        return self.send([arrival.at_s for arrival in arrivals])
-
-    async def _send(self, moments_s: Sequence[float]) -> list[Sent]:
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=self._url, timeout=600, limits=limits) as client:
-            began = time.perf_counter() - moments_s[0]
-
-            async def one(moment_s: float, number: int) -> Sent:
-                await asyncio.sleep(began + moment_s - time.perf_counter())
-                sent = time.perf_counter()
-                body = speech_body(number, text(number), self._work)
-                answer = await client.post("/v1/audio/speech", json=body)
-                if answer.status_code != 200:
-                    raise EngineFailed(f"HTTP {answer.status_code}")
-                return Sent(sent - began, time.perf_counter() - sent)
-
-            first, self._sent = self._sent, self._sent + len(moments_s)
-            return await asyncio.gather(*(one(m, first + n) for n, m in enumerate(moments_s)))
 
 
 def simulate(costs: Costs, added_s: float, moments_s: Sequence[float]) -> Outcome:

@@ -3,7 +3,7 @@ from copy import deepcopy
 import pytest
 from bench_report import bench_report
 
-from deployments.plan_check import added_by_service, mean_costs, work_s
+from deployments.plan_check import in_service, mean_costs, work_s
 from pipeline.capacity.stage_costs import costs_of
 
 
@@ -22,4 +22,17 @@ def test_costs_lie_between_the_two_benches() -> None:
         assert cost.alone_s == 1.5
         assert [seconds for _, seconds in cost.together] == [1.5] * len(cost.together)
         assert cost.slowdown(most) == 1.0
-    assert added_by_service(costs, idle_s=7.0) == pytest.approx(1.0)
+
+
+def test_stages_are_as_slow_as_a_request_alone_in_the_service_says() -> None:
+    costs = costs_of(bench_report())
+    bare_s = sum(cost.alone_s for cost in costs.stages.values())
+    idle = [
+        {"idle_s": bare_s * 1.2 + 0.02, "idle_between_s": 0.02},
+        {"idle_s": bare_s * 1.4 + 0.04, "idle_between_s": 0.04},
+    ]
+    slower, added_s = in_service(costs, idle)
+    assert added_s == pytest.approx(0.03)
+    for stage, cost in costs.stages.items():
+        assert slower.stages[stage].alone_s == pytest.approx(1.3 * cost.alone_s)
+        assert slower.stages[stage].together[-1][1] == pytest.approx(1.3 * cost.together[-1][1])
