@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from random import Random
+from statistics import median
 from typing import Any
 
 import httpx
@@ -41,7 +42,7 @@ class Served:
     """
 
     def __init__(self, model: str, precision: str, work: Work, slots: int, seed: int) -> None:
-        self._seed = seed
+        self._random = Random(seed)
         self._load = partial(Bark.load, model, precision=precision)
         self._work, self._sent = work, 0
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -73,13 +74,17 @@ class Served:
         with self._load() as bark, httpx.Client(base_url=self._url, timeout=600) as client:
             return alone(bark, client, self._work)
 
+    def idle_s(self, requests: int) -> float:
+        """Return what one request after the other takes, the median of so many, in seconds."""
+        return median(self.send([0.0])[0].took_s for _ in range(requests))
+
     def send(self, moments_s: Sequence[float]) -> list[Sent]:
         """Send a request at each moment, and wait for all answers."""
         return asyncio.run(self._send(moments_s))
 
     def send_at_random(self, rps: float, requests: int) -> list[Sent]:
         """Send so many requests at random moments (Poisson), `rps` a second."""
-        arrivals = islice(poisson(rps, [((),)], Random(self._seed)), requests)
+        arrivals = islice(poisson(rps, [((),)], self._random), requests)
         return self.send([arrival.at_s for arrival in arrivals])
 
     async def _send(self, moments_s: Sequence[float]) -> list[Sent]:

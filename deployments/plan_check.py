@@ -1,11 +1,12 @@
 """`make plan-check`: whether `bark-serve plan` tells the truth.
 
 The real application on this machine, under requests at random moments, beside the simulation of
-the same moments, with costs measured in the same run, before the requests and after them: a machine
-that others share does not hold its speed, and what it did in between is best told by the mean.
+the same moments, with costs measured in the same run. A machine that others share does not hold its
+speed. So costs are those of a bench before and one after, and as fast as requests alone in the
+service were just before and just after the moments in question: the loads take turns, in rounds.
 
 All stages are on this machine's cores, so the simulation shares one device among them; and with
-them Ray's own processes, so a request alone in the service tells how much slower stages are there.
+them Ray's own processes, which slow the stages down: that, too, is in a request alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean
 from typing import Annotated, Any
@@ -36,10 +37,21 @@ Json = dict[str, Any]
 LEVELS = (1, 2, 4, 8)
 SLOTS = max(LEVELS)
 SERVICE_WEIGHT = 3.0
+ROUNDS = 5  # of each load
+IDLE_REQUESTS = 9  # before and after each round
 QUIET_CORES = 0.15
 ALLOWED = 0.2  # of what was measured
 STEADY = 0.1  # beyond it, the bench after the requests was of another machine than that before
 SEED = 7
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Round:
+    """Requests of one load, and what a request alone took at that time."""
+
+    load: float
+    answers: Sequence[Sent]
+    idle_s: float
 
 
 def check(
@@ -58,7 +70,7 @@ def check(
     changed too much meanwhile to tell.
     """
     console = Console(stderr=True, highlight=False)
-    threads = default_num_threads()
+    threads, loads = default_num_threads(), load or [0.4, 0.6]
     settings = Settings(
         model=model,
         seconds=seconds,
@@ -78,24 +90,24 @@ def check(
     work = Work(**before["settings"]["work"])
     with Served(model, precision, work, SLOTS, SEED) as served:
         served.send([0.0] * SLOTS)  # warms all processes up
-        idle = [served.alone()]
-        most = capacity(*in_service(costs_of(before), idle))
-        sent = {}
-        for part in load or (0.4, 0.6):
-            rps = part * most
-            console.print(
-                f"  {requests} requests, {rps:.2f} a second: {requests / rps / 60:.0f} min"
-            )
-            sent[part] = served.send_at_random(rps, requests)
-        idle.append(served.alone())
+        apart = served.alone()
+        added_s = max(0.0, apart["idle_between_s"])
+        most = capacity(in_service(costs_of(before), apart["idle_s"], added_s), added_s)
+        rounds, idle_s = [], served.idle_s(IDLE_REQUESTS)
+        for number in range(1, ROUNDS + 1):
+            for part in loads:
+                console.print(f"  round {number} of {ROUNDS}, {part * most:.2f} requests a second")
+                answers = served.send_at_random(part * most, requests // ROUNDS)
+                then_s, idle_s = idle_s, served.idle_s(IDLE_REQUESTS)
+                rounds.append(Round(part, answers, fmean((then_s, idle_s))))
     after = bench()
-    costs, added_s = in_service(mean_costs(costs_of(before), costs_of(after)), idle)
-    stages_s = sum(cost.alone_s for cost in costs.stages.values())
-    console.print(f"alone {stages_s:.3f} s in the stages, {added_s:.3f} s between processes")
-    rows = [compare(part, answers, costs, added_s) for part, answers in sent.items()]
+    costs = mean_costs(costs_of(before), costs_of(after))
+    alone = ", ".join(f"{one.idle_s:.3f}" for one in rounds)
+    console.print(f"a request alone: {alone} s, {added_s:.3f} s of it between processes")
+    rows = [compare([one for one in rounds if one.load == part], costs, added_s) for part in loads]
     show(rows)
     slower = {str(level): work_s(after, level) / work_s(before, level) for level in LEVELS}
-    found = {"before": before, "after": after, "slower": slower, "idle": idle}
+    found = {"before": before, "after": after, "slower": slower, "alone": apart}
     print(json.dumps(found | {"added_s": added_s, "loads": rows}))
     moved = abs(fmean(slower.values()) - 1)
     console.print(f"between the two benches the machine's speed moved by {moved:.0%}")
@@ -128,15 +140,14 @@ def mean_costs(before: Costs, after: Costs) -> Costs:
     return replace(before, stages=stages)
 
 
-def in_service(costs: Costs, idle: Sequence[Json]) -> tuple[Costs, float]:
-    """Return the costs of stages that have the service around them, and what it adds, in seconds.
+def in_service(costs: Costs, idle_s: float, added_s: float) -> Costs:
+    """Return the costs of stages that have the service around them.
 
     Args:
-        costs: as the bare engine has them. idle: what `Served.alone` found.
+        costs: as the bare engine has them. idle_s: what a request alone takes in the service.
+        added_s: what of it passes between processes.
     """
-    added_s = max(0.0, fmean(found["idle_between_s"] for found in idle))
-    stages_s = fmean(found["idle_s"] for found in idle) - added_s
-    slower = stages_s / sum(cost.alone_s for cost in costs.stages.values())
+    slower = (idle_s - added_s) / sum(cost.alone_s for cost in costs.stages.values())
 
     def slowed(cost: StageCost) -> StageCost:
         return replace(
@@ -146,7 +157,7 @@ def in_service(costs: Costs, idle: Sequence[Json]) -> tuple[Costs, float]:
             together=tuple((size, seconds * slower) for size, seconds in cost.together),
         )
 
-    return replace(costs, stages={s: slowed(cost) for s, cost in costs.stages.items()}), added_s
+    return replace(costs, stages={stage: slowed(cost) for stage, cost in costs.stages.items()})
 
 
 def wait_for_quiet(console: Console) -> None:
@@ -189,30 +200,37 @@ def capacity(costs: Costs, added_s: float) -> float:
     return 1.0 / (least_s + added_s / default_num_threads())
 
 
-def compare(part: float, answers: Sequence[Sent], costs: Costs, added_s: float) -> Json:
-    """Return what came of the requests beside what was to be expected."""
-    requests = len(answers)
-    outcome = simulate(costs, added_s, [answer.at_s for answer in answers])
-    took_s = sorted(answer.took_s for answer in answers)
-    last_s = max(answer.at_s + answer.took_s for answer in answers)
-    measured = {
-        "throughput": requests / (last_s - answers[0].at_s),
-        "p50_s": took_s[int(0.5 * requests)],
-        "p95_s": took_s[int(0.95 * requests)],
-    }
-    simulated = {
-        "throughput": outcome.throughput,
-        "p50_s": outcome.quantile(0.5),
-        "p95_s": outcome.quantile(0.95),
-    }
+def compare(rounds: Sequence[Round], costs: Costs, added_s: float) -> Json:
+    """Return what came of the requests of one load beside what was to be expected."""
+    found = [[(answer.at_s, answer.took_s) for answer in one.answers] for one in rounds]
+    expected = []
+    for one in rounds:
+        then = in_service(costs, one.idle_s, added_s)
+        outcome = simulate(then, added_s, [answer.at_s for answer in one.answers])
+        expected.append([(answer.at_s, answer.total_s) for answer in outcome.answers])
+    measured, simulated = figures(found), figures(expected)
+    num_requests = sum(map(len, found))
     return {
-        "load": part,
-        "rps": requests / (answers[-1].at_s - answers[0].at_s),
-        "requests": requests,
+        "load": rounds[0].load,
+        "rps": num_requests / sum(answers[-1][0] - answers[0][0] for answers in found),
+        "requests": num_requests,
         "measured": measured,
         "simulated": simulated,
         "ratio": {key: simulated[key] / measured[key] for key in measured},
-        "answers": [[round(answer.at_s, 4), round(answer.took_s, 4)] for answer in answers],
+        "rounds": [
+            {"idle_s": one.idle_s, "answers": a} for one, a in zip(rounds, found, strict=True)
+        ],
+    }
+
+
+def figures(rounds: Sequence[Sequence[tuple[float, float]]]) -> dict[str, float]:
+    """Return throughput and quantiles of requests: (when, how long), in seconds."""
+    took_s = sorted(took for answers in rounds for _, took in answers)
+    lasted_s = sum(max(at + took for at, took in one) - one[0][0] for one in rounds)
+    return {
+        "throughput": len(took_s) / lasted_s,
+        "p50_s": took_s[int(0.5 * len(took_s))],
+        "p95_s": took_s[int(0.95 * len(took_s))],
     }
 
 
