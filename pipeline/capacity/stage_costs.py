@@ -193,7 +193,7 @@ def costs_of(report: Mapping[str, Any], slots: int | None = None) -> Costs:
         stages=stages,
         clip_s=work["seconds"],
         fine_windows=work["fine_windows"],
-        added_s=max(0.0, served.get("idle_between_s", 0.0)),
+        added_s=max(0.0, served.get("idle_added_s", 0.0)),
         measured_on=f"{name}, {precision}, {hardware['cpu']}, "
         f"{hardware['threads']} threads, {hardware['device']}",
     )
