@@ -1,12 +1,12 @@
 """`make plan-check`: whether `bark-serve plan` tells the truth.
 
 The real application on this machine, under requests at random moments, beside the simulation of
-the same moments, with costs measured in the same run. A machine that others share does not hold its
-speed. So costs are those of a bench before and one after, and as fast as requests alone in the
-service were just before and just after the moments in question: the loads take turns, in rounds.
+the same moments, with costs as the plan gets them, measured in the same run. A machine that others
+share does not hold its speed. So costs are those of a bench before and one after, and as fast as
+requests alone in the service were just before and just after the moments in question: the loads
+take turns, in rounds.
 
-All stages are on this machine's cores, so the simulation shares one device among them; and with
-them Ray's own processes, which slow the stages down: that, too, is in a request alone.
+All stages are on this machine's cores, so the simulation shares one device among them.
 """
 
 from __future__ import annotations
@@ -90,9 +90,8 @@ def check(
     work = Work(**before["settings"]["work"])
     with Served(model, precision, work, SLOTS, SEED) as served:
         served.send([0.0] * SLOTS)  # warms all processes up
-        apart = served.alone()
-        added_s = max(0.0, apart["idle_between_s"])
-        most = capacity(in_service(costs_of(before), apart["idle_s"], added_s), added_s)
+        apart = {"serve": served.alone()}
+        most = capacity(costs_of(before | apart))
         rounds, idle_s = [], served.idle_s(IDLE_REQUESTS)
         for number in range(1, ROUNDS + 1):
             for part in loads:
@@ -101,14 +100,15 @@ def check(
                 then_s, idle_s = idle_s, served.idle_s(IDLE_REQUESTS)
                 rounds.append(Round(part, answers, fmean((then_s, idle_s))))
     after = bench()
-    costs = mean_costs(costs_of(before), costs_of(after))
+    costs = mean_costs(costs_of(before | apart), costs_of(after | apart))
     alone = ", ".join(f"{one.idle_s:.3f}" for one in rounds)
-    console.print(f"a request alone: {alone} s, {added_s:.3f} s of it between processes")
-    rows = [compare([one for one in rounds if one.load == part], costs, added_s) for part in loads]
+    planned_s = costs.alone_s + costs.added_s
+    console.print(f"a request alone: {alone} s; as planned {planned_s:.3f} s")
+    rows = [compare([one for one in rounds if one.load == part], costs) for part in loads]
     show(rows)
     slower = {str(level): work_s(after, level) / work_s(before, level) for level in LEVELS}
-    found = {"before": before, "after": after, "slower": slower, "alone": apart}
-    print(json.dumps(found | {"added_s": added_s, "loads": rows}))
+    found = {"before": before, "after": after, "slower": slower, "loads": rows}
+    print(json.dumps(found | apart))
     moved = abs(fmean(slower.values()) - 1)
     console.print(f"between the two benches the machine's speed moved by {moved:.0%}")
     ratios = [row["ratio"][key] for row in rows for key in ("throughput", "p95_s")]
@@ -140,26 +140,6 @@ def mean_costs(before: Costs, after: Costs) -> Costs:
     return replace(before, stages=stages)
 
 
-def in_service(costs: Costs, idle_s: float, added_s: float) -> Costs:
-    """Return the costs of stages that have the service around them.
-
-    Args:
-        costs: as the bare engine has them. idle_s: what a request alone takes in the service.
-        added_s: what of it passes between processes.
-    """
-    slower = (idle_s - added_s) / sum(cost.alone_s for cost in costs.stages.values())
-
-    def slowed(cost: StageCost) -> StageCost:
-        return replace(
-            cost,
-            alone_s=cost.alone_s * slower,
-            fixed_s=cost.fixed_s * slower,
-            together=tuple((size, seconds * slower) for size, seconds in cost.together),
-        )
-
-    return replace(costs, stages={stage: slowed(cost) for stage, cost in costs.stages.items()})
-
-
 def wait_for_quiet(console: Console) -> None:
     """Wait until others leave the machine alone, for a minute at most."""
     for _ in range(30):
@@ -171,7 +151,7 @@ def wait_for_quiet(console: Console) -> None:
     console.print("NOT a quiet machine: others keep it busy", style="red")
 
 
-def simulate(costs: Costs, added_s: float, moments_s: Sequence[float]) -> Outcome:
+def simulate(costs: Costs, moments_s: Sequence[float]) -> Outcome:
     """Run the same requests through one replica of each stage, all on one device."""
     pools = [
         Pool(
@@ -189,24 +169,24 @@ def simulate(costs: Costs, added_s: float, moments_s: Sequence[float]) -> Outcom
     # mostly sleeps and so gets a core soon after it wakes
     demand = 1 / default_num_threads()
     pools.insert(0, Pool("service", 1, float, shares=True, demand=demand, weight=SERVICE_WEIGHT))
-    segment = (max(added_s, 1e-6), *(costs.stages[stage].alone_s for stage in STAGES))
+    segment = (max(costs.added_s, 1e-6), *(costs.stages[stage].alone_s for stage in STAGES))
     arrivals = [Arrival(at_s, (segment,)) for at_s in moments_s]
     return Simulation(pools, Random(SEED)).run(arrivals)
 
 
-def capacity(costs: Costs, added_s: float) -> float:
+def capacity(costs: Costs) -> float:
     """Return the requests a second that one device can do at most."""
     least_s = sum(s.demand * s.alone_s / s.best_gain for s in costs.stages.values())
-    return 1.0 / (least_s + added_s / default_num_threads())
+    return 1.0 / (least_s + costs.added_s / default_num_threads())
 
 
-def compare(rounds: Sequence[Round], costs: Costs, added_s: float) -> Json:
+def compare(rounds: Sequence[Round], costs: Costs) -> Json:
     """Return what came of the requests of one load beside what was to be expected."""
     found = [[(answer.at_s, answer.took_s) for answer in one.answers] for one in rounds]
     expected = []
     for one in rounds:
-        then = in_service(costs, one.idle_s, added_s)
-        outcome = simulate(then, added_s, [answer.at_s for answer in one.answers])
+        then = costs.slower((one.idle_s - costs.added_s) / costs.alone_s)
+        outcome = simulate(then, [answer.at_s for answer in one.answers])
         expected.append([(answer.at_s, answer.total_s) for answer in outcome.answers])
     measured, simulated = figures(found), figures(expected)
     num_requests = sum(map(len, found))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,6 +67,12 @@ class StageCost:
         """Return the seconds alone of a clip of so much (0…1) of the measured length."""
         return self.fixed_s + (self.alone_s - self.fixed_s) * share
 
+    def slower(self, times: float) -> StageCost:
+        """Return the cost where all takes so many times as long."""
+        together = tuple((size, seconds * times) for size, seconds in self.together)
+        alone_s, fixed_s = self.alone_s * times, self.fixed_s * times
+        return replace(self, alone_s=alone_s, fixed_s=fixed_s, together=together)
+
     @property
     def best_gain(self) -> float:
         """Return how many times the clips of one at a time a replica makes with its slots full."""
@@ -79,7 +85,7 @@ class Costs:
     """All stages of one model on one kind of device.
 
     clip_s: seconds of sound of the measured clip; fine_windows: of the fine model in it.
-    added_s: what the service adds to a request beyond its stages, in seconds.
+    added_s: what the service adds to a request outside of its stages, in seconds.
     measured_on: for people.
     """
 
@@ -88,6 +94,15 @@ class Costs:
     fine_windows: int
     added_s: float
     measured_on: str
+
+    @property
+    def alone_s(self) -> float:
+        """Return the seconds that all stages take for the measured clip by itself."""
+        return sum(cost.alone_s for cost in self.stages.values())
+
+    def slower(self, times: float) -> Costs:
+        """Return the costs where every stage takes so many times as long."""
+        return replace(self, stages={name: c.slower(times) for name, c in self.stages.items()})
 
     def work_s(self, seconds: float) -> tuple[float, ...]:
         """Return each stage's seconds alone for a clip of so much sound.
@@ -187,13 +202,26 @@ def costs_of(report: Mapping[str, Any], slots: int | None = None) -> Costs:
             demand=on_device + (1.0 - on_device) / cores if cores else on_device,
             weight=_WEIGHT_OF_LONG_STEPS if cores and stage not in BATCHED else 1.0,
         )
-    served = report.get("serve") or {}
+    added_s, slower = _service(report.get("serve"))
     name = settings["model"] or f"{settings['size']}, random weights"
-    return Costs(
+    bare = Costs(
         stages=stages,
         clip_s=work["seconds"],
         fine_windows=work["fine_windows"],
-        added_s=max(0.0, served.get("idle_added_s", 0.0)),
+        added_s=added_s,
         measured_on=f"{name}, {precision}, {hardware['cpu']}, "
         f"{hardware['threads']} threads, {hardware['device']}",
     )
+    return bare.slower(slower)
+
+
+def _service(served: Mapping[str, Any] | None) -> tuple[float, float]:
+    """Return what the service adds outside of the stages, and how many times slower they are in it.
+
+    On cores that they share with Ray's own processes they are; on a GPU of their own hardly.
+    """
+    if served is None:
+        return 0.0, 1.0
+    idle_s, between_s = served["idle_s"], max(0.0, served["idle_between_s"])
+    in_one_process_s = idle_s - served["idle_added_s"]
+    return between_s, max(1.0, (idle_s - between_s) / in_one_process_s)

@@ -62,6 +62,23 @@ def test_host_code_leaves_the_device_to_other_stages(device: str, demand: float)
     assert stages["fine"].demand == stages["codec"].demand == 1.0
 
 
+def test_stages_are_as_much_slower_in_the_service_as_a_request_alone_says() -> None:
+    report = bench_report()
+    bare = costs_of(report | {"serve": None})
+    assert bare.added_s == 0.0
+    # 10 s in one process; in the service 13.5 s, of which 0.5 s between its processes
+    report["serve"] = {"idle_s": 13.5, "idle_added_s": 3.5, "idle_between_s": 0.5}
+    served = costs_of(report)
+    assert served.added_s == 0.5
+    assert served.alone_s == pytest.approx(1.3 * bare.alone_s)
+    for stage, cost in served.stages.items():
+        assert cost.together[-1][1] == pytest.approx(1.3 * bare.stages[stage].together[-1][1])
+        assert cost.slowdown(8) == pytest.approx(bare.stages[stage].slowdown(8))
+    # no service makes stages faster: that is noise
+    report["serve"] = {"idle_s": 10.1, "idle_added_s": -0.4, "idle_between_s": 0.1}
+    assert costs_of(report).alone_s == pytest.approx(bare.alone_s)
+
+
 def test_longer_clip_than_measured_is_refused_with_the_command_that_measures_it() -> None:
     with pytest.raises(InvalidRequest, match=r"bark-serve bench --seconds 12\.5 ") as refused:
         costs_of(bench_report()).work_s(12.45)
