@@ -165,7 +165,10 @@ class _Decoder:
         x = self._first(latent, memory)  # [1, C, F]
         kept = memory.get(self._lstm)  # [B, 2, L, C]: hidden and cell state of each layer
         state = None if kept is None else tuple(kept.permute(1, 2, 0, 3).contiguous())
-        y, state = self._lstm(x.permute(2, 0, 1), state)
+        # Thousands of products that are too small to share: a second thread halves their time at
+        # best, and where others want the cores it makes it many times as long.
+        with torch_threads(1 if x.device.type == "cpu" else None):
+            y, state = self._lstm(x.permute(2, 0, 1), state)
         memory[self._lstm] = torch.stack(state).permute(2, 0, 1, 3)
         through: Tensor = x + y.permute(1, 2, 0)
         return through
