@@ -162,6 +162,7 @@ def simulate(costs: Costs, moments_s: Sequence[float]) -> Outcome:
             shares=True,
             demand=cost.demand,
             weight=cost.weight,
+            lost=cost.lost,
         )
         for stage, cost in costs.stages.items()
     ]
@@ -176,7 +177,8 @@ def simulate(costs: Costs, moments_s: Sequence[float]) -> Outcome:
 
 def capacity(costs: Costs) -> float:
     """Return the requests a second that one device can do at most."""
-    least_s = sum(s.demand * s.alone_s / s.best_gain for s in costs.stages.values())
+    stages = costs.stages.values()
+    least_s = sum(one.demand * one.alone_s / one.best_gain(disturbed=True) for one in stages)
     return 1.0 / (least_s + costs.added_s / default_num_threads())
 
 

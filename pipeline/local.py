@@ -52,9 +52,8 @@ class LocalStages:
         self.device_class = place.device_class
         coarse_place = replace(place, num_slots=num_coarse_slots or num_slots)
         # Every thread that ran one of torch's parallel loops keeps helpers. Once those of all are
-        # more than the cores, libgomp lets them sleep between two loops, and waking one takes as
-        # long as a step of the codec's LSTM: a clip of 10 s took 0.31 s, not 0.24. So the codec's
-        # thread alone has any. In a process of its own it had better not spin: others wait.
+        # more than the cores, libgomp lets them sleep between two loops, and waking one takes
+        # longer than many a loop of the codec. So the codec's thread alone has any.
         with torch_threads(1 if device.backend == "native" else None):
             self._semantic = open_semantic(checkpoint, place)
             self._coarse = open_coarse(checkpoint, coarse_place)

@@ -189,12 +189,12 @@ class Planner:
 
     def _loads(self, replicas: Replicas, scale: float) -> dict[str, float]:
         """Return the part of each pool's greatest throughput that the requests use."""
-        used = {}
+        used, together = {}, self._layout == "together"
         for index, stage in enumerate(STAGES):
             work_s = sum(sum(segment[index] for segment in kind) for kind in self._kinds)
             alone = self._demand.rps / scale * work_s / len(self._kinds) / replicas[stage]
-            used[stage] = alone / self._costs.stages[stage].best_gain
-        if self._layout == "together":  # every device does all of it
+            used[stage] = alone / self._costs.stages[stage].best_gain(disturbed=together)
+        if together:  # every device does all of it
             whole = sum(self._costs.stages[stage].demand * load for stage, load in used.items())
             used = dict.fromkeys(STAGES, max(whole, *used.values()))
         return used
@@ -271,14 +271,14 @@ class Planner:
                 shares=self._layout == "together",
                 demand=costs.stages[stage].demand,
                 weight=costs.stages[stage].weight,
+                lost=costs.stages[stage].lost,
             )
             for stage in STAGES
         ]
         seed = 2 * self._seed + is_last
         arrivals = poisson(rps, self._kinds, Random(seed), first_alone=demand.is_streamed)
-        outcome = Simulation(pools, Random(seed + 1_000_003)).run(
-            arrivals, skip=count // 2, count=count
-        )
+        simulation = Simulation(pools, Random(seed + 1_000_003))
+        outcome = simulation.run(arrivals, skip=count // 2, count=count)
         plan = Plan(
             replace(demand, rps=rps),
             self._layout,

@@ -5,7 +5,7 @@ virtual time, so a change costs one heap operation whatever the batch.
 
 Replicas may share a device (a laptop: all stages on the same cores). Where those that have work
 demand more of it than there is, it is shared by their weights, and what one can not use is left to
-the others.
+the others. And their steps may be disturbed: what each loses to others that have work comes on top.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Device:
         left, wanted = 1.0, sum(one.weight * one.demand for one in self.busy)
         for one in sorted(self.busy, key=lambda one: -one.weight):
             one.share = min(1.0, left * one.weight / wanted)
+            one.is_disturbed = len(self.busy) > 1
             left -= one.share * one.demand
             wanted -= one.weight * one.demand
 
@@ -52,9 +53,9 @@ class Replica:
     """
 
     __slots__ = (
-        "_at_work", "_clock", "_device", "_number", "_queue", "_slots", "_slowdown", "_speeds",
-        "_updated_s", "busy_s", "demand", "job_s", "ongoing", "share", "version", "weight",
-        "work_s",
+        "_at_work", "_clock", "_device", "_lost", "_number", "_queue", "_slots", "_slowdown",
+        "_speeds", "_updated_s", "busy_s", "demand", "is_disturbed", "job_s", "ongoing", "share",
+        "version", "weight", "work_s",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +66,7 @@ class Replica:
         speeds: list[float] | None = None,
         demand: float = 1.0,
         weight: float = 1.0,
+        lost: float = 0.0,
     ) -> None:
         """Begin empty.
 
@@ -74,9 +76,12 @@ class Replica:
                 replicas.
             demand: how much of a shared device it keeps busy while it works.
             weight: how much of it this one gets beside others who want it at once.
+            lost: what a second of work alone loses while others on the device have work, in
+                seconds; a batch loses it once.
         """
         self._slowdown, self._slots, self._device = slowdown, slots or inf, device
         self.demand, self.weight, self.share = demand, weight, 1.0
+        self._lost, self.is_disturbed = lost, False
         self._speeds = [0.0] if speeds is None else speeds
         self._at_work: list[tuple[float, int, float, Any]] = []  # end in virtual time first
         self._queue: deque[tuple[float, Any]] = deque()
@@ -129,7 +134,10 @@ class Replica:
         return [self] if self._device is None else list(self._device.busy)
 
     def _speed(self, batch: int) -> float:
-        return self._speeds[batch] * self.share
+        speed = self._speeds[batch]
+        if self.is_disturbed:
+            speed /= 1.0 + self._lost * speed
+        return speed * self.share
 
     def _before_change(self, now: float) -> None:
         self.advance(now)

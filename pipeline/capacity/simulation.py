@@ -20,8 +20,8 @@ class Pool:
     """Equal replicas; slowdown and slots as in `Replica`.
 
     shares: replica i runs on device i, as those of other pools that share do; otherwise each has
-    a device of its own. demand, weight: how much of a shared device one keeps busy, and how much
-    of it it gets where others want it, too.
+    a device of its own. demand, weight, lost: how much of a shared device one keeps busy, how
+    much of it it gets where others want it, too, and what it loses to their being there.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Pool:
     shares: bool = False
     demand: float = 1.0
     weight: float = 1.0
+    lost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class Simulation:
                         speeds,
                         pool.demand,
                         pool.weight,
+                        pool.lost,
                     )
                     for device in devices[: pool.replicas]
                 ]

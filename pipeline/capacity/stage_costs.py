@@ -22,7 +22,10 @@ BATCHED: Final = ("semantic", "coarse")
 # Threads of a decode step meet after every small product. Where other processes want the cores,
 # too, the first to arrive hands its core over; those of a fine pass and of the codec seldom do.
 # Equal weights told p95 up to 2.4 times too long where the fine model is most of the work.
-_WEIGHT_OF_LONG_STEPS: Final = 10.0
+_WEIGHT_OF_LONG_STEPS: Final = 5.0
+# What a decode step loses where another stage has work on the same cores: its caches, and a thread
+# that waits at a barrier for one that was put off. Fitted; see docs/decisions/0031.
+_LOST_S: Final = 0.0002
 
 _SAME_LENGTH: Final = 1.02  # a clip may be longer than the measured one by a frame's rounding
 
@@ -36,6 +39,8 @@ class StageCost:
     demand: how much of the device it keeps busy while it works, with its slots full; the rest is
         host code, during which another stage may have the device.
     weight: how much of the device it gets where other stages want it at once.
+    lost: what a second of its work alone loses while others work on the device, in seconds; a
+        batch loses it once, since it shares its steps.
     together: (clips at once, seconds until all of them are done), ascending, from 1.
     slots: clips at work at once; None: any number, in turn.
     """
@@ -46,6 +51,7 @@ class StageCost:
     fixed_s: float = 0.0
     demand: float = 1.0
     weight: float = 1.0
+    lost: float = 0.0
 
     def slowdown(self, batch: int) -> float:
         """Return how much slower each of `batch` clips goes than one alone; at least 1.
@@ -73,11 +79,10 @@ class StageCost:
         alone_s, fixed_s = self.alone_s * times, self.fixed_s * times
         return replace(self, alone_s=alone_s, fixed_s=fixed_s, together=together)
 
-    @property
-    def best_gain(self) -> float:
+    def best_gain(self, *, disturbed: bool = False) -> float:
         """Return how many times the clips of one at a time a replica makes with its slots full."""
-        most = self.slots or self.together[-1][0]
-        return max(size / self.slowdown(size) for size in range(1, most + 1))
+        most, lost = self.slots or self.together[-1][0], self.lost if disturbed else 0.0
+        return max(size / (self.slowdown(size) + lost) for size in range(1, most + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +193,8 @@ def costs_of(report: Mapping[str, Any], slots: int | None = None) -> Costs:
     hardware = report["hardware"]
     cores = hardware["threads"] if hardware["device"].startswith("cpu") else 0
     prefill_s = report["ours"][precision]["profile"][0]["prefill_s"]
+    # of a CPU, where stages may share its cores
+    steps = {"semantic": work["semantic_tokens"], "coarse": work["coarse_tokens"]} if cores else {}
     stages = {}
     for stage in STAGES:
         together = tuple((count, levels[str(count)]["stage_s"][stage]) for count in counts)
@@ -201,6 +208,7 @@ def costs_of(report: Mapping[str, Any], slots: int | None = None) -> Costs:
             # host code, too, is work of a CPU: of one of its threads
             demand=on_device + (1.0 - on_device) / cores if cores else on_device,
             weight=_WEIGHT_OF_LONG_STEPS if cores and stage not in BATCHED else 1.0,
+            lost=steps.get(stage, 0) * _LOST_S / together[0][1],
         )
     added_s, slower = _service(report.get("serve"))
     name = settings["model"] or f"{settings['size']}, random weights"

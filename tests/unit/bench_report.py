@@ -17,7 +17,12 @@ def bench_report() -> dict[str, Any]:
             "model": None,
             "slots": None,
             "best_precision": "int8",
-            "work": {"seconds": 10.0, "fine_windows": 1},
+            "work": {
+                "seconds": 10.0,
+                "semantic_tokens": 499,
+                "coarse_tokens": 1500,
+                "fine_windows": 1,
+            },
         },
         "ours": {"int8": {"profile": [{"stage": "semantic", "prefill_s": 0.1}]}},
         "concurrency": {

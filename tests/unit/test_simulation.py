@@ -176,6 +176,16 @@ def test_weights_share_a_device_and_what_is_left_goes_to_the_others(
     assert [answer.total_s for answer in found.answers] == pytest.approx(expected_s)
 
 
+@pytest.mark.parametrize(("apart_s", "expected_s"), [(0.0, [2.4, 2.4]), (3.0, [1.0, 1.0])])
+def test_steps_lose_time_to_others_only_while_both_work(
+    apart_s: float, expected_s: list[float]
+) -> None:
+    pools = [Pool(name, 1, in_turn, shares=True, lost=0.2) for name in "ab"]
+    arrivals = [Arrival(0.0, ((1.0, 0.0),)), Arrival(apart_s, ((0.0, 1.0),))]
+    found = Simulation(pools, Random(1)).run(arrivals)
+    assert [answer.total_s for answer in found.answers] == pytest.approx(expected_s)
+
+
 # ── sums ─────────────────────────────────────────────────────────────────────────────────────────
 KINDS = [((0.2, 1.0, 0.3, 0.1),), ((0.2, 1.0, 0.3, 0.1),) * 3]
 

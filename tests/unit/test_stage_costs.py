@@ -13,7 +13,7 @@ def test_measured_batches_come_back_as_they_were_measured() -> None:
     coarse = costs_of(bench_report()).stages["coarse"]
     assert (coarse.slowdown(1), coarse.slowdown(8)) == (1.0, 5.0)
     assert coarse.slots == 8
-    assert coarse.best_gain == 8 / 5
+    assert coarse.best_gain() == 8 / 5
 
 
 def test_between_two_batches_a_row_costs_the_same() -> None:
@@ -26,7 +26,7 @@ def test_jobs_in_turn_have_no_slots_and_gain_nothing() -> None:
     fine = costs_of(bench_report()).stages["fine"]
     assert fine.slots is None
     assert [fine.slowdown(n) for n in (1, 2, 8, 40)] == pytest.approx([1, 2, 8, 40])
-    assert fine.best_gain == pytest.approx(1.0)
+    assert fine.best_gain() == pytest.approx(1.0)
 
 
 def test_noise_makes_no_batch_faster_than_a_smaller_one() -> None:
@@ -77,6 +77,17 @@ def test_stages_are_as_much_slower_in_the_service_as_a_request_alone_says() -> N
     # no service makes stages faster: that is noise
     report["serve"] = {"idle_s": 10.1, "idle_added_s": -0.4, "idle_between_s": 0.1}
     assert costs_of(report).alone_s == pytest.approx(bare.alone_s)
+
+
+def test_decode_steps_lose_a_little_to_other_stages_on_a_cpu_and_a_batch_once() -> None:
+    report = bench_report()
+    stages = costs_of(report).stages
+    # 1500 steps in 8 s alone, 0.2 ms each
+    assert stages["coarse"].lost == pytest.approx(1500 * 0.0002 / 8.0)
+    assert stages["fine"].lost == stages["codec"].lost == 0.0
+    assert stages["coarse"].best_gain(disturbed=True) == pytest.approx(8 / (5 + 0.0375))
+    report["hardware"]["device"] = "cuda-x"
+    assert all(cost.lost == 0.0 for cost in costs_of(report).stages.values())
 
 
 def test_longer_clip_than_measured_is_refused_with_the_command_that_measures_it() -> None:
