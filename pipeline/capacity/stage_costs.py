@@ -25,7 +25,7 @@ BATCHED: Final = ("semantic", "coarse")
 _WEIGHT_OF_LONG_STEPS: Final = 5.0
 # What a decode step loses where another stage has work on the same cores: its caches, and a thread
 # that waits at a barrier for one that was put off. Fitted; see docs/decisions/0031.
-_LOST_S: Final = 0.0002
+_STEP_LOSES_S: Final = 0.0002
 
 _SAME_LENGTH: Final = 1.02  # a clip may be longer than the measured one by a frame's rounding
 
@@ -208,7 +208,7 @@ def costs_of(report: Mapping[str, Any], slots: int | None = None) -> Costs:
             # host code, too, is work of a CPU: of one of its threads
             demand=on_device + (1.0 - on_device) / cores if cores else on_device,
             weight=_WEIGHT_OF_LONG_STEPS if cores and stage not in BATCHED else 1.0,
-            lost=steps.get(stage, 0) * _LOST_S / together[0][1],
+            lost=steps.get(stage, 0) * _STEP_LOSES_S / together[0][1],
         )
     added_s, slower = _service(report.get("serve"))
     name = settings["model"] or f"{settings['size']}, random weights"
