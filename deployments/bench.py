@@ -8,22 +8,21 @@ next, and a difference of a few hundredths would drown in that.
 from __future__ import annotations
 
 import os
-import re
 import socket
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from statistics import median, quantiles
-from typing import Any, TypeVar
+from statistics import median
+from typing import Any
 
 import httpx
 from ray import serve
 
 from deployments.config import APP_NAME, INGRESS, STAGES
+from deployments.request_alone import PAIRS, SPEECH, alone, by_turns, post, speech_body
 from deployments.serve_file import check_serve_config, load_serve_file
 from deployments.up import Cluster
 from pipeline.bark import Bark
@@ -33,10 +32,8 @@ from pipeline.bench.workload import Work, text
 from pipeline.errors import EngineFailed
 
 Json = dict[str, Any]
-T = TypeVar("T")
 _FILE = Path(__file__).parent.parent / "serve_config.yaml"
-_SPEECH = "/v1/audio/speech"
-_IDLE_REQUESTS = 25  # of which the median is taken
+_BESIDE_REQUESTS = 25  # of which the median is taken
 _FIRST_REQUESTS = 9
 _REFUSALS = 20
 _MINUTE_SENTENCES = 24  # of 2.5 s
@@ -65,8 +62,9 @@ def overhead(
         and `runs_total_s`, [over HTTP, in one process] of each.
         `idle_s`: what a client waits for a request as long as `warm_up`, alone; the median.
         `idle_added_s`: how much more that is than in one process, the median of pairs, and
-        `idle_added_quartiles_s`. `idle_between_s`: what of it passes outside of the stages, on
-        the way from process to process; steady where the machine's speed is not.
+        `idle_added_interval_s`, in which 95 of 100 such medians would have the true one: wide
+        where the machine does not hold its speed. `idle_between_s`: what of it passes outside of
+        the stages, on the way from process to process; steady where the machine's speed is not.
         `beside_bulk_s`: as `idle_s`, while requests of low priority, as long as `work`, fill
         every slot.
         `first_audio_s`: of a streamed text of a minute; `first_sentence_s`: of its first sentence
@@ -138,7 +136,7 @@ def _measure(
                 "runs_total_s": both,
             }
             note(f"{level} at once over HTTP: {rate:.2f} s of sound a second")
-        apart = alone(bark, client, warm_up)
+        apart = alone(bark, client, warm_up, PAIRS * repeats)
         beside = _beside_bulk(client, work, warm_up)
     return {
         "levels": found,
@@ -147,62 +145,6 @@ def _measure(
         **_first_audio(client, warm_up),
         "refused_s": _refused_s(client, max(levels), work),
     }
-
-
-def by_turns(turn: int, one: Callable[[], T], other: Callable[[], T]) -> tuple[T, T]:
-    """Call both, each of them first at every second turn."""
-    if turn % 2:
-        first = one()
-        return first, other()
-    second = other()
-    return one(), second
-
-
-def post(client: httpx.Client, number: int, asked: Work) -> httpx.Response:
-    """Ask for speech, and check that it is as long as it was to be.
-
-    Raises:
-        EngineFailed: it is not.
-    """
-    answer = client.post(_SPEECH, json=speech_body(number, text(number), asked))
-    if answer.status_code != 200 or len(answer.content) != round(asked.seconds * 24_000) * 2:
-        raise EngineFailed(f"HTTP {answer.status_code}, {len(answer.content)} bytes")
-    return answer
-
-
-def alone(bark: Bark, client: httpx.Client, asked: Work) -> Json:
-    """Compare a request alone with the same one in this process; see `overhead`."""
-
-    def over_http(number: int) -> tuple[float, float]:
-        began = time.perf_counter()
-        answer = post(client, number, asked)
-        return time.perf_counter() - began, in_stages_s(answer.headers["Server-Timing"])
-
-    def in_process(number: int) -> tuple[float, float]:
-        began = time.perf_counter()
-        clip = bark.generate(**request(number, asked))
-        took_s = time.perf_counter() - began
-        check_clip(clip, asked)
-        return took_s, sum(report.queue_s + report.device_s for report in clip.reports)
-
-    numbers = range(_IDLE_REQUESTS)
-    pairs = [by_turns(n, partial(over_http, n), partial(in_process, n)) for n in numbers]
-    added = [http_s - engine_s for (http_s, _), (engine_s, _) in pairs]
-    outside = [(http_s - at_work_s) for (http_s, at_work_s), _ in pairs]
-    inside = [(engine_s - at_work_s) for _, (engine_s, at_work_s) in pairs]
-    low, middle, high = quantiles(added, n=4)
-    return {
-        "idle_s": median(http_s for (http_s, _), _ in pairs),
-        "idle_added_s": middle,
-        "idle_added_quartiles_s": [low, high],
-        "idle_between_s": median(a - b for a, b in zip(outside, inside, strict=True)),
-    }
-
-
-def in_stages_s(server_timing: str) -> float:
-    """Return the seconds that a `Server-Timing` header says the stages took, their queues too."""
-    spent = re.findall(r"([\w-]+);dur=([\d.]+)", server_timing)
-    return sum(float(ms) for part, ms in spent if part != "total") / 1000
 
 
 def _beside_bulk(client: httpx.Client, work: Work, warm_up: Work) -> list[float]:
@@ -225,7 +167,7 @@ def _beside_bulk(client: httpx.Client, work: Work, warm_up: Work) -> list[float]
         try:
             time.sleep(_FILLED_AFTER_S)
             waited = []
-            for number in range(_IDLE_REQUESTS):
+            for number in range(_BESIDE_REQUESTS):
                 began = time.perf_counter()
                 post(client, number, warm_up)
                 waited.append(time.perf_counter() - began)
@@ -245,7 +187,7 @@ def _first_audio(client: httpx.Client, work: Work) -> Json:
         for name, said in zip(waited, (" ".join(sentences), sentences[0]), strict=True):
             began = time.perf_counter()
             body = speech_body(number, said, work)
-            with client.stream("POST", _SPEECH, json=body) as answer:
+            with client.stream("POST", SPEECH, json=body) as answer:
                 if answer.status_code != 200:
                     raise EngineFailed(f"HTTP {answer.status_code}")
                 next(answer.iter_raw())
@@ -260,29 +202,19 @@ def _refused_s(client: httpx.Client, room: int, work: Work) -> float:
 
     def refused(number: int) -> float:
         began = time.perf_counter()
-        answer = client.post(_SPEECH, json=speech_body(number, text(number), work))
+        answer = client.post(SPEECH, json=speech_body(number, text(number), work))
         if answer.status_code != 503 or "Retry-After" not in answer.headers:
             raise EngineFailed(f"HTTP {answer.status_code} where the service is full")
         return time.perf_counter() - began
 
     with ThreadPoolExecutor(room) as pool:
         bodies = [speech_body(number, text(number), work) for number in range(room)]
-        taken = [pool.submit(client.post, _SPEECH, json=body) for body in bodies]
+        taken = [pool.submit(client.post, SPEECH, json=body) for body in bodies]
         time.sleep(_FULL_AFTER_S)
         slowest = max(refused(number) for number in range(_REFUSALS))
         if any(answer.result().status_code != 200 for answer in taken):
             raise EngineFailed("what was admitted was not finished")
     return slowest
-
-
-def speech_body(number: int, said: str, work: Work) -> Json:
-    return {
-        "model": "tts-1",
-        "input": said,
-        "seed": number,
-        "response_format": "pcm",
-        "semantic": work.semantic_fields,
-    }
 
 
 def local_config(port: int, args: Json) -> Json:

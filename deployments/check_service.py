@@ -16,7 +16,8 @@ from typing import Any
 
 import httpx
 
-from deployments.bench import alone, free_port, local_config, speech_body
+from deployments.bench import free_port, local_config
+from deployments.request_alone import alone, speech_body
 from deployments.serve_file import check_serve_config
 from deployments.up import Cluster
 from pipeline.bark import Bark

@@ -60,13 +60,13 @@ def sheets(report: Json, *, profile: bool = False) -> Iterator[Sheet]:
             f"{seconds * 1000:.0f}"
             for seconds in (
                 served["idle_added_s"],
-                *served["idle_added_quartiles_s"],
+                *served["idle_added_interval_s"],
                 served["idle_between_s"],
             )
         )
         title = (
-            f"over HTTP; a short request alone takes {added} ms more than in one process (half of "
-            f"the pairs: {low} to {high}); {between} ms pass between the processes"
+            f"over HTTP; a short request alone takes {added} ms more than in one process ({low} to "
+            f"{high} with 95 % confidence); {between} ms pass between the processes"
         )
         yield Sheet(title, SERVE_COLUMNS, list(_serve_rows(report["serve"]["levels"])))
     if bulk := report["bulk"]:
