@@ -6,7 +6,7 @@ KUBERAY_CRDS ?= https://raw.githubusercontent.com/ray-project/kuberay/v1.7.0/hel
 DEMO_TEXT := Hello, I am a small Bark. I run on your machine.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check fix unit parity e2e infra kuberay-crds k8s k8s-values image image-smoke bench bulk plan-check nano soak cluster-sim gpu clean clean-kernels
+.PHONY: help venv demo test check lint fix unit parity e2e infra kuberay-crds k8s k8s-values image image-smoke bench bulk plan-check nano soak cluster-sim gpu clean clean-kernels
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,12 +29,13 @@ demo: $(VENV)/.ready ## turn a sentence into a WAV
 test: $(VENV)/.ready ## run all tests
 	@$(BIN)/python -m pytest
 
-check: $(VENV)/.ready ## format, lint, types, import rules, unit tests; changes nothing
+check: lint unit ## format, lint, types, import rules, unit tests; changes nothing
+
+lint: $(VENV)/.ready ## the same without tests
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make fix"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest tests/unit
 
 fix: $(VENV)/.ready ## format, and mend what ruff can
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
