@@ -2,9 +2,9 @@
 
 The real application on this machine, under requests at random moments, beside the simulation of
 the same moments, with costs as the plan gets them, measured in the same run. A machine that others
-share does not hold its speed. So costs are those of a bench before and one after, and as fast as
-requests alone in the service were just before and just after the moments in question: the loads
-take turns, in rounds.
+share does not hold its speed. So costs are those of a bench before and one after, with decode steps
+as long as requests alone in the service tell, just before and just after the moments in question:
+the loads take turns, in rounds.
 
 All stages are on this machine's cores, so the simulation shares one device among them.
 """
@@ -187,7 +187,7 @@ def compare(rounds: Sequence[Round], costs: Costs) -> Json:
     found = [[(answer.at_s, answer.took_s) for answer in one.answers] for one in rounds]
     expected = []
     for one in rounds:
-        then = costs.slower((one.idle_s - costs.added_s) / costs.alone_s)
+        then = costs.longer(one.idle_s - costs.added_s - costs.alone_s)
         outcome = simulate(then, [answer.at_s for answer in one.answers])
         expected.append([(answer.at_s, answer.total_s) for answer in outcome.answers])
     measured, simulated = figures(found), figures(expected)

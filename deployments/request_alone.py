@@ -24,7 +24,7 @@ PAIRS = 25
 
 
 def alone(bark: Bark, client: httpx.Client, asked: Work, turns: int = PAIRS) -> Json:
-    """Compare a request alone with the same one in this process; see `deployments.bench.overhead`."""
+    """Compare a request alone with the same one in this process; `bench.overhead` says how."""
 
     def over_http(number: int) -> tuple[float, float]:
         began = time.perf_counter()

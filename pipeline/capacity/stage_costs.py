@@ -25,7 +25,7 @@ BATCHED: Final = ("semantic", "coarse")
 _WEIGHT_OF_LONG_STEPS: Final = 5.0
 # What a decode step loses where another stage has work on the same cores: its caches, and a thread
 # that waits at a barrier for one that was put off. Fitted; see docs/decisions/0031.
-_STEP_LOSES_S: Final = 0.0002
+_STEP_LOSES_S: Final = 0.0005
 
 _SAME_LENGTH: Final = 1.02  # a clip may be longer than the measured one by a frame's rounding
 
@@ -39,8 +39,8 @@ class StageCost:
     demand: how much of the device it keeps busy while it works, with its slots full; the rest is
         host code, during which another stage may have the device.
     weight: how much of the device it gets where other stages want it at once.
-    lost: what a second of its work alone loses while others work on the device, in seconds; a
-        batch loses it once, since it shares its steps.
+    steps: decode steps of the measured clip, where threads of a CPU have to meet after each of
+        their products; 0 elsewhere.
     together: (clips at once, seconds until all of them are done), ascending, from 1.
     slots: clips at work at once; None: any number, in turn.
     """
@@ -51,7 +51,15 @@ class StageCost:
     fixed_s: float = 0.0
     demand: float = 1.0
     weight: float = 1.0
-    lost: float = 0.0
+    steps: int = 0
+
+    @property
+    def lost(self) -> float:
+        """Return what a second of work alone loses while others work on the device, in seconds.
+
+        A batch loses it once, since it shares its steps.
+        """
+        return self.steps * _STEP_LOSES_S / self.alone_s
 
     def slowdown(self, batch: int) -> float:
         """Return how much slower each of `batch` clips goes than one alone; at least 1.
@@ -78,6 +86,15 @@ class StageCost:
         together = tuple((size, seconds * times) for size, seconds in self.together)
         alone_s, fixed_s = self.alone_s * times, self.fixed_s * times
         return replace(self, alone_s=alone_s, fixed_s=fixed_s, together=together)
+
+    def with_longer_steps(self, step_s: float) -> StageCost:
+        """Return the cost where a step, of one clip or of a batch, takes so much longer.
+
+        step_s: below 0: shorter, but the clip alone by no more than half.
+        """
+        longer_s = max(self.steps * step_s, -self.alone_s / 2)
+        together = tuple((size, seconds + longer_s) for size, seconds in self.together)
+        return replace(self, alone_s=self.alone_s + longer_s, together=together)
 
     def best_gain(self, *, disturbed: bool = False) -> float:
         """Return how many times the clips of one at a time a replica makes with its slots full."""
@@ -108,6 +125,18 @@ class Costs:
     def slower(self, times: float) -> Costs:
         """Return the costs where every stage takes so many times as long."""
         return replace(self, stages={name: c.slower(times) for name, c in self.stages.items()})
+
+    def longer(self, clip_s: float) -> Costs:
+        """Return the costs where a clip by itself takes so many seconds longer.
+
+        All of it in the decode steps, if they are a CPU's: how long its threads take to meet is
+        what changes from one hour to the next, and a batch pays it once. Elsewhere in proportion.
+        """
+        steps = sum(cost.steps for cost in self.stages.values())
+        if not steps:
+            return self.slower(1.0 + clip_s / self.alone_s)
+        stages = {name: c.with_longer_steps(clip_s / steps) for name, c in self.stages.items()}
+        return replace(self, stages=stages)
 
     def work_s(self, seconds: float) -> tuple[float, ...]:
         """Return each stage's seconds alone for a clip of so much sound.
@@ -208,7 +237,7 @@ def costs_of(report: Mapping[str, Any], slots: int | None = None) -> Costs:
             # host code, too, is work of a CPU: of one of its threads
             demand=on_device + (1.0 - on_device) / cores if cores else on_device,
             weight=_WEIGHT_OF_LONG_STEPS if cores and stage not in BATCHED else 1.0,
-            lost=steps.get(stage, 0) * _STEP_LOSES_S / together[0][1],
+            steps=steps.get(stage, 0),
         )
     added_s, slower = _service(report.get("serve"))
     name = settings["model"] or f"{settings['size']}, random weights"

@@ -82,12 +82,33 @@ def test_stages_are_as_much_slower_in_the_service_as_a_request_alone_says() -> N
 def test_decode_steps_lose_a_little_to_other_stages_on_a_cpu_and_a_batch_once() -> None:
     report = bench_report()
     stages = costs_of(report).stages
-    # 1500 steps in 8 s alone, 0.2 ms each
-    assert stages["coarse"].lost == pytest.approx(1500 * 0.0002 / 8.0)
+    # 1500 steps in 8 s alone, 0.5 ms each
+    assert stages["coarse"].lost == pytest.approx(1500 * 0.0005 / 8.0)
     assert stages["fine"].lost == stages["codec"].lost == 0.0
-    assert stages["coarse"].best_gain(disturbed=True) == pytest.approx(8 / (5 + 0.0375))
+    assert stages["coarse"].best_gain(disturbed=True) == pytest.approx(8 / (5 + 0.09375))
     report["hardware"]["device"] = "cuda-x"
     assert all(cost.lost == 0.0 for cost in costs_of(report).stages.values())
+
+
+def test_steps_that_take_longer_do_so_once_for_a_whole_batch() -> None:
+    costs = costs_of(bench_report())
+    longer = costs.longer(1.999)  # 499 and 1500 steps, so a millisecond each
+    for stage, added_s in (("semantic", 0.499), ("coarse", 1.5), ("fine", 0.0), ("codec", 0.0)):
+        then, now = costs.stages[stage], longer.stages[stage]
+        assert now.alone_s == pytest.approx(then.alone_s + added_s)
+        for (size, then_s), (same, now_s) in zip(then.together, now.together, strict=True):
+            assert (same, now_s) == (size, pytest.approx(then_s + added_s))
+    assert costs.longer(-100.0).stages["coarse"].alone_s == pytest.approx(4.0)  # half, no less
+
+
+def test_where_no_threads_meet_all_stages_are_as_much_longer() -> None:
+    report = bench_report()
+    report["hardware"]["device"] = "cuda-x"
+    costs = costs_of(report)
+    longer = costs.longer(costs.alone_s / 2)
+    for stage, cost in longer.stages.items():
+        assert cost.alone_s == pytest.approx(1.5 * costs.stages[stage].alone_s)
+        assert cost.slowdown(8) == pytest.approx(costs.stages[stage].slowdown(8))
 
 
 def test_longer_clip_than_measured_is_refused_with_the_command_that_measures_it() -> None:
