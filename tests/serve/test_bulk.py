@@ -198,7 +198,7 @@ def test_rows_are_made_as_online_and_bad_ones_are_rows_with_errors(
 
 def test_several_actors_a_pool_and_a_stop_at_the_first_error(nodes, bark, tmp_path):
     good = [{"id": f"row {n}", "text": f"Number {n}.", "seed": n} for n in range(24)]
-    prompts = write(tmp_path, [{"id": "bad", "text": " "}, *good], actors=2)
+    prompts = write(tmp_path, [{"id": "bad", "text": " "}, *good])
     store = open_store(tmp_path / "out")
 
     stopped = states(nodes, prompts, str(tmp_path / "out"), "--fail-fast")[-1]
@@ -206,6 +206,7 @@ def test_several_actors_a_pool_and_a_stop_at_the_first_error(nodes, bark, tmp_pa
     assert stopped["left"] > 0
     assert store.get("manifest.parquet") is None
 
+    write(tmp_path, [{"id": "bad", "text": " "}, *good], actors=2)
     said = states(nodes, prompts, str(tmp_path / "out"))
     assert (said[-1]["code"], said[-1]["ok"], said[-1]["left"]) == (1, 24, 0)
     assert said[0]["todo"] == stopped["left"]  # the error is noted, and not tried again
