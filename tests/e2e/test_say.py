@@ -42,12 +42,6 @@ def test_same_seed_gives_the_same_file(run, tmp_path):
     assert not (tmp_path / "bark-data").exists()
 
 
-@pytest.mark.parametrize("suffix", ["mp3", "flac", "opus"])
-def test_suffix_chooses_the_format(run, tmp_path, suffix):
-    run("say", "Hello", "-o", f"x.{suffix}", "--no-store", *SHORT)
-    assert soundfile.info(tmp_path / f"x.{suffix}").frames > 1000
-
-
 def test_generation_becomes_a_voice_that_changes_the_sound(run, tmp_path):
     first = json.loads(run("say", "Hello", "--seed", 1, "--json", *SHORT).stdout)
     run("voices", "from-generation", first["id"], "narrator")
@@ -102,6 +96,8 @@ def test_where_the_time_went_is_shown(run):
 def test_a_file_is_verified(run, tmp_path, suffix):
     name = f"a.{suffix}"
     run("say", "Hello", "-o", name, "--seed", 7, "-v", "oak", *SHORT)
+    if suffix != "aac":
+        assert soundfile.info(tmp_path / name).frames > 1000
     report = json.loads(run("verify", name, "--json").stdout)
     assert report["is_verified"]
     states = {finding["subject"]: finding["state"] for finding in report["findings"]}
