@@ -68,7 +68,7 @@ bench: $(VENV)/.ready ## measure against transformers (about 6 minutes on 2 core
 bulk: $(VENV)/.ready ## ten thousand prompts through the pipeline, within bounds of memory
 	@$(BIN)/python -m pytest tests/serve/test_bulk_many.py -m soak -s
 
-plan-check: $(VENV)/.ready ## the real service beside `bark-serve plan` (10 minutes, a quiet machine)
+plan-check: $(VENV)/.ready ## the real service beside `bark-serve plan` (12 minutes, a quiet machine)
 	@$(BIN)/python -m deployments.plan_check
 
 nano: $(VENV)/.ready ## train nano from nothing (hours on 2 cores)

@@ -37,7 +37,7 @@ Json = dict[str, Any]
 LEVELS = (1, 2, 4, 8)
 SLOTS = max(LEVELS)
 SERVICE_WEIGHT = 3.0
-ROUNDS = 8  # of each load
+ROUNDS = 12  # of each load
 IDLE_REQUESTS = 9  # before and after each round
 QUIET_CORES = 0.15
 ALLOWED = 0.2  # of what was measured
@@ -62,7 +62,7 @@ def check(
         list[float] | None,
         typer.Option(help="Of what the plan says it can do at most, repeatable; 0.4 and 0.6."),
     ] = None,
-    requests: Annotated[int, typer.Option(min=20, help="Of each load.")] = 240,
+    requests: Annotated[int, typer.Option(min=20, help="Of each load.")] = 360,
 ) -> None:
     """Print what was measured beside what was simulated; the last line is JSON.
 
