@@ -62,8 +62,8 @@ def overhead(
         and `runs_total_s`, [over HTTP, in one process] of each.
         `idle_s`: what a client waits for a request as long as `warm_up`, alone; the median.
         `idle_added_s`: how much more that is than in one process, the median of pairs, and
-        `idle_added_interval_s`, in which 95 of 100 such medians would have the true one: wide
-        where the machine does not hold its speed. `idle_between_s`: what of it passes outside of
+        `idle_added_interval_s`, that median's 95 % confidence interval: wide where the machine
+        does not hold its speed; of `idle_pairs`. `idle_between_s`: what of it passes outside of
         the stages, on the way from process to process; steady where the machine's speed is not.
         `beside_bulk_s`: as `idle_s`, while requests of low priority, as long as `work`, fill
         every slot.

@@ -24,7 +24,14 @@ PAIRS = 25
 
 
 def alone(bark: Bark, client: httpx.Client, asked: Work, turns: int = PAIRS) -> Json:
-    """Compare a request alone with the same one in this process; `bench.overhead` says how."""
+    """Compare a request alone with the same one in this process, `turns` times.
+
+    Returns:
+        The `idle_…` fields of `deployments.bench.overhead`.
+
+    Raises:
+        EngineFailed: an answer or a clip is not the one asked for.
+    """
 
     def over_http(number: int) -> tuple[float, float]:
         began = time.perf_counter()
@@ -74,7 +81,7 @@ def post(client: httpx.Client, number: int, asked: Work) -> httpx.Response:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % confidence interval of the median of at least 6 values.
+    """Return the 95 % confidence interval of the median of at least 6 values, in their unit.
 
     From their order alone (Conover, Practical Nonparametric Statistics, 3.2), so whatever their
     distribution: the number of values below the true median is binomial, here by its normal
